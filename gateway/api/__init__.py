@@ -1,0 +1,1 @@
+"""HTTP in: what the API answers, and to whom."""

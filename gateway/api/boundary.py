@@ -1,0 +1,127 @@
+"""The edge around every request: it gets its id, and whatever goes wrong becomes an answer."""
+
+import re
+from collections.abc import Sequence
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
+
+from gateway.api import problems
+from gateway.api.dialects import Answer, Dialect, Dialects
+from gateway.api.problems import Problem
+from gateway.clock import Clock, Timestamp
+from gateway.ids import IdMaker
+
+log = structlog.get_logger()
+
+REQUEST_ID = "x-request-id"
+"""The header, and where a request keeps its id for handlers that send headers themselves."""
+
+DIALECT = "gateway.dialect"
+"""Where a request keeps the dialect of its answers, once it is known who asks."""
+
+ACTOR = "gateway.actor"
+"""Where a request keeps who asks."""
+
+_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADERS: CIMultiDict[str] = CIMultiDict(
+    {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Server": "gateway",
+    }
+)
+
+
+class Boundary:
+    """Every request passes here, also those of other parts and those that find no route.
+
+    A client's own `x-request-id` is kept when it is 1 to 128 letters, digits, `.`, `_` and `-`.
+    """
+
+    def __init__(self, *, dialects: Dialects, ids: IdMaker, clock: Clock, logs_each: bool) -> None:
+        self._dialects = dialects
+        self._ids = ids
+        self._clock = clock
+        self._logs_each = logs_each
+
+    async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What *handler* answers, or the answer to what it raised."""
+        started_at = self._clock.now()
+        given = request.headers.get(REQUEST_ID)
+        request_id = given if given is not None and _SANE_REQUEST_ID.fullmatch(given) else self._ids.next("req_")
+        request[REQUEST_ID] = request_id
+        try:
+            response = await handler(request)
+        except web.HTTPException as exception:
+            if not _is_miss(request):
+                # Another part's own answer: a redirect of the console, say.
+                _mark(exception, request_id)
+                raise
+            response = self._refuse(request, _of_miss(request, exception))
+        except Exception as error:
+            problem = problems.of_error(error)
+            if problem is None:
+                # A bug in one request must not leave its client without an answer.
+                log.exception("request.crashed", request_id=request_id)
+                problem = problems.internal()
+            response = self._refuse(request, problem)
+        _mark(response, request_id)
+        if self._logs_each or response.status >= 500:
+            self._tell(request, response.status, started_at)
+        return response
+
+    def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
+        dialect: Dialect | None = request.get(DIALECT)
+        if dialect is None:
+            dialect = self._dialects.pick(request.headers.get("commet-version"), None)
+        return respond(dialect.error(problem))
+
+    def _tell(self, request: web.Request, status: int, started_at: Timestamp) -> None:
+        (log.info if status >= 500 else log.debug)(
+            "request.finished",
+            method=request.method,
+            path=request.path,
+            status=status,
+            duration_ms=self._clock.now() - started_at,
+            actor=request.get(ACTOR),
+            request_id=request[REQUEST_ID],
+        )
+
+
+def respond(answer: Answer, headers: Sequence[tuple[str, str]] = ()) -> web.Response:
+    """*answer* as aiohttp sends it."""
+    all_headers = _HEADERS.copy()
+    for name, value in (*answer.headers, *headers):
+        all_headers[name] = value
+    return web.Response(status=answer.status, body=answer.body, headers=all_headers)
+
+
+def method_not_allowed(method: str, allowed: Sequence[str]) -> Problem:
+    """The path is right, its method is not."""
+    names = ", ".join(allowed)
+    return Problem(
+        problems.METHOD_NOT_ALLOWED,
+        f"{method} is not allowed here; {names} {'is' if len(allowed) == 1 else 'are'}",
+        headers=[("Allow", names)],
+    )
+
+
+def _mark(response: web.StreamResponse, request_id: str) -> None:
+    if not response.prepared:
+        response.headers[REQUEST_ID] = request_id
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+
+
+def _is_miss(request: web.Request) -> bool:
+    """Whether the router found nothing, as against a handler that raises an HTTP error of its own."""
+    return request.match_info.http_exception is not None
+
+
+def _of_miss(request: web.Request, exception: web.HTTPException) -> Problem:
+    if isinstance(exception, web.HTTPMethodNotAllowed):
+        return method_not_allowed(request.method, sorted(exception.allowed_methods))
+    return Problem(problems.NOT_FOUND, "there is nothing at this path")

@@ -1,0 +1,39 @@
+"""Whether the gateway lives, and whether it takes work. At the root only, and without a key."""
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+
+from gateway.api.boundary import method_not_allowed, respond
+from gateway.api.dialects import Answer
+
+_OK = Answer(200, msgspec.json.encode({"status": "ok"}))
+
+
+class Health:
+    """Answers those who watch over the process."""
+
+    def __init__(self, readiness: Callable[[], str | None]) -> None:
+        self._readiness = readiness
+
+    def register(self, application: web.Application) -> None:
+        """Adds the routes."""
+        application.router.add_route("*", "/health/live", self.live)
+        application.router.add_route("*", "/health/ready", self.ready)
+
+    async def live(self, request: web.Request) -> web.Response:
+        _check_method(request)
+        return respond(_OK)
+
+    async def ready(self, request: web.Request) -> web.Response:
+        _check_method(request)
+        reason = self._readiness()
+        if reason is None:
+            return respond(_OK)
+        return respond(Answer(503, msgspec.json.encode({"status": "unavailable", "reason": reason})))
+
+
+def _check_method(request: web.Request) -> None:
+    if request.method not in {"GET", "HEAD"}:
+        raise method_not_allowed(request.method, ("GET", "HEAD"))

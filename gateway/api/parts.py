@@ -1,0 +1,70 @@
+"""What the API is made of: its settings and collaborators, each a small protocol of what is asked of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from gateway.api.auth import Authenticator
+from gateway.api.dialects import PinnedVersions
+from gateway.clock import Clock, Timestamp
+from gateway.egress.addresses import AddressGuard
+from gateway.ids import IdMaker
+from gateway.model import AcceptedEvent, Endpoint, Event, IdempotentAnswer
+from gateway.publishing.event_types import Catalogue
+from gateway.settings import Settings
+from gateway.store.protocol import Change, Changer, Log
+
+
+class Publisher(Protocol):
+    """Takes events."""
+
+    def accept(self, event: Event) -> AcceptedEvent:
+        """*event* with its id, checked; nothing is kept yet. Raises InvalidEvent."""
+
+    async def publish(
+        self, events: Sequence[AcceptedEvent], *, seal: Callable[[Sequence[AcceptedEvent]], IdempotentAnswer] | None = None
+    ) -> Sequence[AcceptedEvent]:
+        """The events in place, once they are committed; a repeat of an external id is the first event. Raises QueueFull
+        and StoreUnavailable. What *seal* makes of the outcome is kept in the same commit."""
+
+
+class TestOutcome(Protocol):
+    """How a test went."""
+
+    @property
+    def delivery_id(self) -> str:
+        """The delivery that the test is on record as."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the endpoint answered 2xx."""
+
+    @property
+    def finished_at(self) -> Timestamp:
+        """The end of the attempt."""
+
+
+class Tester(Protocol):
+    """Tests endpoints."""
+
+    async def run(self, endpoint: Endpoint, pinned_version: str | None) -> Change[TestOutcome]:
+        """Sends one event to *endpoint*, now; the change stores the result and returns it."""
+
+
+class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
+    """The API's collaborators."""
+
+    settings: Settings
+    clock: Clock
+    ids: IdMaker
+    log: Log
+    writer: Changer
+    publisher: Publisher
+    tester: Tester
+    catalogue: Catalogue | None
+    guard: AddressGuard
+    cursor_key: bytes
+    keys: Authenticator  # to be loaded, and told of each change
+    pinned: PinnedVersions = msgspec.field(default_factory=PinnedVersions)  # likewise
+    readiness: Callable[[], str | None]  # None: ready; else a sentence why not

@@ -1,0 +1,122 @@
+"""Judges each request in the contract's order, and answers it.
+
+Route (404), method (405), who asks (401), how often (429), may they (403), content type (415), size (413), idempotency
+(409, or the first answer again); then the operation: body and query (400; 403 for another tenant), the thing itself
+(404, 409).
+"""
+
+from collections.abc import Sequence
+
+from aiohttp import web
+from multidict import CIMultiDictProxy, MultiDict
+
+from gateway.api import problems
+from gateway.api.auth import Principal, tenant_of
+from gateway.api.boundary import ACTOR, DIALECT, respond
+from gateway.api.dialects import Answer, Dialects
+from gateway.api.idempotency import Idempotency, Ticket, identify
+from gateway.api.operations import PREFIXES, Call, Operation, TenantIn
+from gateway.api.parameters import Parameters
+from gateway.api.parts import ApiParts
+from gateway.api.problems import Fault, Problem
+from gateway.api.rate_limit import RateLimiter
+from gateway.api.request_body import read_body
+from gateway.clock import Timestamp
+from gateway.model import Tenant
+
+_NO_QUERY: MultiDict[str] = MultiDict()
+
+
+class Pipeline:
+    """Lets requests in, or refuses them. With an *authority* every request has it, and no key is asked for."""
+
+    def __init__(self, parts: ApiParts, *, dialects: Dialects, authority: Principal | None) -> None:
+        self._clock = parts.clock
+        self._keys = parts.keys
+        self._authority = authority
+        self._dialects = dialects
+        self._idempotency = Idempotency(parts.log)
+        per_second = parts.settings.limits.requests_per_second
+        self._limiter = RateLimiter(per_second) if per_second > 0 else None
+
+    async def run(self, operation: Operation, request: web.Request) -> web.Response:
+        """The answer of *operation*. Raises Problem and GatewayError."""
+        headers = request.headers
+        now = self._clock.now()
+        principal = self._authenticate(headers, now)
+        organization_id = None if principal.tenant is None else principal.tenant.organization_id
+        request[ACTOR] = principal.actor
+        version = headers.get("commet-version")
+        dialect = request[DIALECT] = self._dialects.pick(version, organization_id)
+        limits = () if self._limiter is None else self._limit(principal)
+        if operation.permission is not None and not principal.allows(operation.permission):
+            raise problems.forbidden(f"the API key lacks the permission `{operation.permission}`")
+        if operation.for_all_tenants and principal.tenant is not None:
+            raise problems.forbidden("this takes a service key, which reaches every organization")
+        body = await read_body(request, operation.max_body_bytes) if operation.takes_body else b""
+        ticket: Ticket | None = None
+        if operation.takes_body and "Idempotency-Key" in headers:
+            begun = await self._begin(request, principal, body, now)
+            if isinstance(begun, Answer):
+                return respond(begun, (*limits, ("Idempotent-Replayed", "true")))
+            ticket = begun
+        try:
+            faults: list[Fault] = []
+            parameters = Parameters(request.query if request.rel_url.raw_query_string else _NO_QUERY, faults)
+            tenant = _named_tenant(operation, principal, parameters, faults)
+            if tenant is not None and version is None and organization_id is None:
+                dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
+            id_ = request.match_info.get("id", "")
+            answer = await operation.handler(Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket))
+        finally:
+            if ticket is not None:
+                self._idempotency.end(ticket)
+        return respond(answer, limits)
+
+    def _authenticate(self, headers: CIMultiDictProxy[str], now: Timestamp) -> Principal:
+        if self._authority is not None:
+            return self._authority
+        text = headers.get("x-api-key")
+        if not text:
+            raise Problem(problems.UNAUTHORIZED, "an API key is required; send it as the header `x-api-key`")
+        principal = self._keys.authenticate(text, now)
+        if principal is None:
+            raise Problem(problems.UNAUTHORIZED, "the API key is not known, has expired or was revoked")
+        return principal
+
+    def _limit(self, principal: Principal) -> Sequence[tuple[str, str]]:
+        """The headers that say where the key stands; an operator has no limit."""
+        if self._limiter is None or principal.key is None:
+            return ()
+        standing = self._limiter.take(principal.actor, self._clock.steady())
+        if not standing.allowed:
+            raise Problem(problems.RATE_LIMITED, "too many requests with this API key; slow down", headers=standing.headers())
+        return standing.headers()
+
+    async def _begin(self, request: web.Request, principal: Principal, body: bytes, now: Timestamp) -> Ticket | Answer:
+        keys = request.headers.getall("Idempotency-Key")
+        if len(keys) > 1:
+            raise problems.invalid([("Idempotency-Key", "must not be repeated")])
+        url = request.rel_url
+        tenant = principal.tenant
+        identity = identify(
+            actor=principal.actor,
+            credential=principal.actor if principal.key is None else request.headers["x-api-key"],
+            key=keys[0],
+            request=(
+                request.method.encode(),
+                url.raw_path.removeprefix(PREFIXES[1]).encode(),
+                url.raw_query_string.encode(),
+                # Who reaches all names the tenant in the query or the body.
+                b"" if tenant is None else f"{tenant.mode} {tenant.organization_id}".encode(),
+                body,
+            ),
+        )
+        return await self._idempotency.begin(identity, now)
+
+
+def _named_tenant(operation: Operation, principal: Principal, parameters: Parameters, faults: list[Fault]) -> Tenant | None:
+    if principal.tenant is None and operation.tenant_in not in {TenantIn.QUERY, TenantIn.QUERY_OR_ALL}:
+        return None
+    organization_id, mode = parameters.one("organizationId"), parameters.one("mode")
+    return tenant_of(principal, organization_id, mode, faults, required=operation.tenant_in is TenantIn.QUERY)

@@ -1,0 +1,139 @@
+"""Refusals and failures, as the contract's answers. The one place where the gateway's errors become statuses and codes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from gateway import errors
+
+Fault = tuple[str, str]
+"""A field, as `url`, `events[3]` or `data`, and what is wrong with it."""
+
+
+class Kind(NamedTuple):
+    """A row of the contract's table of errors."""
+
+    status: int
+    type: str
+    code: str
+
+
+INVALID_JSON = Kind(400, "validation_error", "invalid_json")
+INVALID = Kind(400, "validation_error", "validation_error")
+UNAUTHORIZED = Kind(401, "authentication_error", "unauthorized")
+FORBIDDEN = Kind(403, "authentication_error", "forbidden")
+WEBHOOK_NOT_FOUND = Kind(404, "not_found_error", "webhook_not_found")
+NOT_FOUND = Kind(404, "not_found_error", "not_found")
+METHOD_NOT_ALLOWED = Kind(405, "validation_error", "method_not_allowed")
+IDEMPOTENCY_KEY_MISMATCH = Kind(409, "conflict_error", "idempotency_key_mismatch")
+IDEMPOTENCY_IN_PROGRESS = Kind(409, "conflict_error", "idempotency_in_progress")
+PAYLOAD_TOO_LARGE = Kind(413, "validation_error", "payload_too_large")
+UNSUPPORTED_MEDIA_TYPE = Kind(415, "validation_error", "unsupported_media_type")
+RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limited")
+INTERNAL = Kind(500, "internal_error", "internal_error")
+OVERLOADED = Kind(503, "internal_error", "overloaded")
+UNAVAILABLE = Kind(503, "internal_error", "unavailable")
+
+
+class Problem(Exception):
+    """Ends a request with an error of this kind."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        message: str,
+        *,
+        param: str | None = None,
+        faults: Sequence[Fault] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.faults = faults
+        self.headers = tuple(headers)
+
+
+class FaultView(msgspec.Struct, frozen=True, gc=False):
+    """One thing that is wrong with a request."""
+
+    field: str
+    message: str
+
+
+class ErrorView(msgspec.Struct, frozen=True):
+    """An error as the API shows it. Every key is there; null where it does not apply."""
+
+    type: str
+    code: str
+    message: str
+    param: str | None
+    details: list[FaultView] | None
+    doc_url: str | None = None
+
+
+def view(problem: Problem) -> ErrorView:
+    """*problem* as the API shows it."""
+    details = None if problem.faults is None else [FaultView(field, message) for field, message in problem.faults]
+    return ErrorView(
+        type=problem.kind.type, code=problem.kind.code, message=problem.message, param=problem.param, details=details
+    )
+
+
+def invalid(faults: Sequence[Fault]) -> Problem:
+    """Everything that is wrong with a body or a query, in one answer."""
+    if len(faults) == 1:
+        field, message = faults[0]
+        return Problem(INVALID, f"{field} {message}", param=field, faults=faults)
+    return Problem(INVALID, f"{len(faults)} things are wrong with the request; `details` names each", faults=faults)
+
+
+def too_large(faults: Sequence[Fault]) -> Problem:
+    """An event's data is over its limit."""
+    field, message = next((fault for fault in faults if fault[0] == "data"), faults[0])
+    return Problem(PAYLOAD_TOO_LARGE, f"{field} {message}", param=field)
+
+
+def not_found(what: str, id_: str) -> Problem:
+    """There is no *what* with this id within the caller's reach."""
+    return Problem(NOT_FOUND, f"there is no {what} {id_!r}")
+
+
+def webhook_not_found(id_: str) -> Problem:
+    """There is no such webhook within the caller's reach."""
+    return Problem(WEBHOOK_NOT_FOUND, f"there is no webhook {id_!r}")
+
+
+def forbidden(message: str) -> Problem:
+    """Known, but not allowed to."""
+    return Problem(FORBIDDEN, message)
+
+
+def internal() -> Problem:
+    """A fault of the gateway's own, about which only its log says more."""
+    return Problem(INTERNAL, "something went wrong on our side; try again, and name the x-request-id if it goes on")
+
+
+def of_error(error: Exception) -> Problem | None:
+    """The answer to whatever ended a request; None for a fault of the gateway's own."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, errors.InvalidEvent):
+        return too_large(error.faults) if error.too_large else invalid(error.faults)
+    if isinstance(error, errors.TooManyEndpoints):
+        return Problem(INVALID, _sentence(error), param="webhooks", faults=[("webhooks", _sentence(error))])
+    if isinstance(error, errors.QueueFull | errors.StoreUnavailable):
+        kind = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
+        return Problem(kind, _sentence(error), headers=[("Retry-After", str(error.retry_after_seconds))])
+    kind_of = {
+        errors.EndpointNotFound: WEBHOOK_NOT_FOUND,
+        errors.DeliveryNotFound: NOT_FOUND,
+        errors.KeyNotFound: NOT_FOUND,
+    }.get(type(error))
+    return None if kind_of is None else Problem(kind_of, _sentence(error))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) or (type(error).__doc__ or "").partition("\n")[0]

@@ -1,0 +1,55 @@
+"""Reading a request's body: of the right type, and no more than its limit."""
+
+import re
+
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gateway.api.problems import INVALID_JSON, PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Problem
+from gateway.settings import KIB
+
+_JSON_TYPE = re.compile(r"\s*(application/json|[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]*\+json)?\s*(;.*)?", re.IGNORECASE | re.DOTALL)
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
+
+
+async def read_body(request: web.Request, most: int) -> bytes:
+    """The body of *request*, unpacked, as JSON that has yet to be read.
+
+    Raises a 415 for another type than JSON (no type at all is taken for JSON; a charset says nothing, JSON is UTF-8), and a
+    413 when it has more than *most* bytes, as soon as that is known.
+    """
+    if not request.body_exists:
+        return b""
+    content_type = request.headers.get("Content-Type")
+    if content_type is not None and content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type):
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON; send it with `Content-Type: application/json`")
+    if request.headers.get("Content-Encoding", "").strip().lower() not in _ENCODINGS:
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "the body has to be sent as it is, or with `Content-Encoding: gzip` or `deflate`")
+    if (request.content_length or 0) > most:
+        raise _too_large(most)
+    try:
+        return await _read(request, most)
+    except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, OSError) as error:
+        # Broken chunks, bytes that cannot be unpacked, or a client that is gone, which will not read the answer.
+        raise Problem(INVALID_JSON, "the body could not be read to its end") from error
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    content = request.content
+    first = await content.readany()
+    if content.at_eof():  # nearly always: it came in one piece
+        if len(first) > most:
+            raise _too_large(most)
+        return first
+    chunks = bytearray(first)
+    while len(chunks) <= most:
+        chunk = await content.readany()
+        if not chunk:
+            return bytes(chunks)
+        chunks += chunk
+    raise _too_large(most)
+
+
+def _too_large(most: int) -> Problem:
+    size = f"{most // KIB} KiB" if most % KIB == 0 else f"{most} bytes"
+    return Problem(PAYLOAD_TOO_LARGE, f"the body has more than {size}, which is the limit here")

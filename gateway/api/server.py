@@ -1,0 +1,78 @@
+"""The API as an aiohttp application.
+
+It relies on the server's default of never cancelling a handler whose client has gone (`handler_cancellation=False`): what a
+request has begun to commit is committed and answered, heard or not.
+"""
+
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.typedefs import Handler
+
+from gateway.api.auth import Principal
+from gateway.api.boundary import Boundary, method_not_allowed
+from gateway.api.deliveries import Deliveries
+from gateway.api.dialects import Dialects
+from gateway.api.event_types import EventTypes
+from gateway.api.events import Events
+from gateway.api.health import Health
+from gateway.api.keys import Keys
+from gateway.api.operations import PREFIXES, Operation
+from gateway.api.organizations import Organizations
+from gateway.api.parts import ApiParts
+from gateway.api.pipeline import Pipeline
+from gateway.api.webhooks import Webhooks
+
+__all__ = ["ApiParts", "build_application", "operations"]
+
+
+def operations(parts: ApiParts) -> list[Operation]:
+    """All that the API can do."""
+    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations)
+    return [operation for noun in nouns for operation in noun(parts).operations()]
+
+
+def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Application:
+    """The application. With an *authority* every request has it and no key is asked for: the operators' socket."""
+    dialects = Dialects(parts.settings.api.versions, parts.pinned)
+    boundary = Boundary(dialects=dialects, ids=parts.ids, clock=parts.clock, logs_each=parts.settings.log.level == "debug")
+    pipeline = Pipeline(parts, dialects=dialects, authority=authority)
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await boundary.answer(request, handler)
+
+    application = web.Application(middlewares=[middleware])
+    by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
+    for operation in operations(parts):
+        by_path[operation.path][operation.method] = operation
+    for path, methods in by_path.items():
+        handler = _handler(methods, pipeline)
+        for prefix in PREFIXES:
+            application.router.add_route("*", prefix + path, handler, expect_handler=_continue)
+    Health(parts.readiness).register(application)
+    return application
+
+
+def _handler(methods: Mapping[str, Operation], pipeline: Pipeline) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Answers all requests for one path."""
+    known = dict(methods)
+    if hdrs.METH_GET in known:
+        known[hdrs.METH_HEAD] = known[hdrs.METH_GET]  # aiohttp leaves the body out
+    allowed = tuple(known)
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        operation = known.get(request.method)
+        if operation is None:
+            raise method_not_allowed(request.method, allowed)
+        return await pipeline.run(operation, request)
+
+    return handle
+
+
+async def _continue(request: web.Request) -> None:
+    """Says "go on" to who asks for it. Any other expectation is let pass, rather than refused in aiohttp's own words."""
+    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp's own handler: the answer has yet to begin

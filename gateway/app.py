@@ -1,0 +1,310 @@
+"""The composition root: settings into parts, and the order in which they start and stop."""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import SystemRandom
+from typing import Self
+
+import structlog
+from aiohttp import web
+
+from gateway import ids
+from gateway.api.auth import OPERATOR, Authenticator, Principal
+from gateway.api.dialects import PinnedVersions
+from gateway.api.server import ApiParts, build_application
+from gateway.clock import SystemClock
+from gateway.delivery.attempt import Attempter
+from gateway.delivery.dispatcher import Dispatcher
+from gateway.delivery.endpoint_test import EndpointTester
+from gateway.delivery.health import HealthRecorder
+from gateway.delivery.maintenance import InterruptTests, Maintenance
+from gateway.delivery.retry import RetrySchedule
+from gateway.egress.addresses import AddressGuard
+from gateway.egress.sender import Sender
+from gateway.errors import GatewayError, SettingsError
+from gateway.ids import IdMaker
+from gateway.model import AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Result, Tenant
+from gateway.publishing.event_queue import EventQueue
+from gateway.publishing.event_types import Catalogue
+from gateway.publishing.publisher import Publisher
+from gateway.publishing.writer import Writer
+from gateway.registry.endpoints import CreateEndpoint, new_endpoint
+from gateway.settings import Settings
+from gateway.store.protocol import Effects
+from gateway.store.sqlite import SqliteStore
+from gateway.version import VERSION
+
+log = structlog.get_logger()
+
+_MAX_SOCKET_PATH = 107  # bytes; sockaddr_un, unix(7)
+_BACKLOG = 1024
+_KEEPALIVE_SECONDS = 75.0
+_COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
+
+
+class Gateway:
+    """The gateway, open: it delivers, and takes events in process. `serve` adds HTTP."""
+
+    def __init__(self, settings: Settings, store: SqliteStore, sender: Sender, cursor_key: bytes) -> None:
+        """Use `open`."""
+        self.settings = settings
+        self._store = store
+        self._clock = clock = SystemClock()
+        self._ids = IdMaker(clock)
+        catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
+        current_version = settings.api.versions[-1]
+        self._writer = Writer(
+            store=store,
+            queue=EventQueue(settings.intake),
+            recorder=HealthRecorder(clock=clock, disable_after_failed_events=settings.delivery.disable_after_failed_events),
+            ids=self._ids,
+            clock=clock,
+            current_version=current_version,
+        )
+        self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
+        attempter = Attempter(
+            sender=sender,
+            clock=clock,
+            schedule=RetrySchedule(
+                delays=settings.delivery.retry_delays,
+                jitter=settings.delivery.jitter,
+                max_retry_after=settings.delivery.max_retry_after,
+            ),
+            chance=SystemRandom(),
+            header_prefix=settings.delivery.signature_header_prefix,
+        )
+        self._dispatcher = Dispatcher(ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock)
+        self._authenticator = Authenticator()
+        self._pinned = PinnedVersions()
+        self._maintenance = Maintenance(
+            changer=self._writer,
+            clock=clock,
+            retention_days=settings.retention.days,
+            drain_used_keys=self._authenticator.drain_used,
+        )
+        self._parts = ApiParts(
+            settings=settings,
+            clock=clock,
+            ids=self._ids,
+            log=store,
+            writer=self._writer,
+            publisher=self._publisher,
+            tester=EndpointTester(
+                changer=self._writer, attempter=attempter, ids=self._ids, clock=clock, current_version=current_version
+            ),
+            catalogue=catalogue,
+            guard=AddressGuard(settings.egress.allow, settings.egress.deny),
+            cursor_key=cursor_key,
+            keys=self._authenticator,
+            pinned=self._pinned,
+            readiness=self._readiness,
+        )
+        self._is_stopping = False
+        self._stop_by: float | None = None
+
+    # In process
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, *, deliver: bool = True) -> AsyncIterator[Self]:
+        """A gateway on its store. With *deliver* false nothing is sent, and what is published waits in the store.
+
+        Leaving drains: open attempts get `delivery.drain_seconds` to end, and everything learnt is committed.
+        Raises SettingsError, StoreLocked, SchemaMismatch, StoreUnavailable.
+        """
+        async with (
+            SqliteStore.open(settings.store_path) as store,
+            Sender(
+                settings.egress,
+                timeout_seconds=settings.delivery.timeout_seconds,
+                user_agent=f"webhook-gateway/{VERSION}",
+            ) as sender,
+        ):
+            gateway = cls(settings, store, sender, await store.cursor_key())
+            async with gateway._running(deliver=deliver):
+                yield gateway
+
+    @asynccontextmanager
+    async def _running(self, *, deliver: bool) -> AsyncIterator[None]:
+        self._authenticator.load(await self._store.all_keys())
+        self._pinned.load(await self._store.organizations())
+        self._writer.listen(self._registry_changed)
+        async with asyncio.TaskGroup() as tasks:
+            writing = tasks.create_task(self._writer.run(), name="writer")
+            delivering = maintaining = None
+            if deliver:
+                await self._resume()
+                delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
+                maintaining = tasks.create_task(self._maintenance.run(), name="maintenance")
+            try:
+                yield
+            finally:
+                self._begin_stop()
+                if maintaining is not None:
+                    maintaining.cancel()
+                if delivering is not None:
+                    await self._drain(delivering)
+                with contextlib.suppress(GatewayError):
+                    await self._maintenance.touch_keys()
+                self._writer.stop()
+                await asyncio.wait([writing], timeout=_COMMIT_SECONDS)
+                if not writing.done():
+                    log.error("stop.uncommitted", reason=self._writer.unavailable)
+                    writing.cancel()
+
+    async def _resume(self) -> None:
+        """Takes up what was left in the store."""
+        await self._writer.change(InterruptTests(self._clock.now()))
+        for endpoint in await self._store.unswept_endpoints():
+            self._maintenance.sweep(endpoint)
+        self._dispatcher.resume(await self._store.lane_work())
+        self._writer.listen(self._dispatcher.committed)
+        self._writer.listen(self._maintenance.committed)
+        self._writer.serve_claims(self._dispatcher)
+
+    def _begin_stop(self) -> None:
+        """From here on nothing new is started."""
+        self._is_stopping = True
+        if self._stop_by is None:
+            self._stop_by = asyncio.get_running_loop().time() + self.settings.delivery.drain_seconds
+        self._dispatcher.stop()
+
+    async def _drain(self, delivering: "asyncio.Task[None]") -> None:
+        remaining = (self._stop_by or 0.0) - asyncio.get_running_loop().time()
+        await asyncio.wait([delivering], timeout=max(0.0, remaining))
+        if not delivering.done():
+            log.warning("stop.interrupting", open_requests=self._dispatcher.open_requests)
+            self._dispatcher.interrupt()
+            await asyncio.wait([delivering])
+
+    def _registry_changed(
+        self, _fresh: Sequence[tuple[Endpoint, DueDelivery]], _results: Sequence[Result], effects: Effects
+    ) -> None:
+        for key in effects.keys:
+            self._authenticator.changed(key)
+        for organization in effects.organizations:
+            self._pinned.changed(organization)
+
+    def _readiness(self) -> str | None:
+        """Why no requests should come here; None when they should."""
+        if self._is_stopping:
+            return "the gateway is stopping"
+        return self._writer.unavailable
+
+    async def publish(self, event: Event) -> AcceptedEvent:
+        """Accepts *event*: it is committed, synced to disk, with a delivery for each endpoint that wants it.
+
+        Raises InvalidEvent, QueueFull, StoreUnavailable.
+        """
+        return (await self._publisher.publish([self._publisher.accept(event)]))[0]
+
+    async def publish_many(self, events: Sequence[Event]) -> Sequence[AcceptedEvent]:
+        """Accepts *events*, or when one is invalid none of them; as `publish` does."""
+        return await self._publisher.publish([self._publisher.accept(event) for event in events])
+
+    async def create_endpoint(
+        self,
+        *,
+        organization_id: str,
+        url: str,
+        events: Sequence[str],
+        mode: Mode = Mode.LIVE,
+        description: str | None = None,
+        api_version: str | None = None,
+    ) -> Endpoint:
+        """A new endpoint, with its secret. Its values are the caller's to check; the HTTP API does so for its own.
+
+        Raises TooManyEndpoints, StoreUnavailable.
+        """
+        endpoint_id, at = self._ids.next_with_time(ids.ENDPOINT)
+        endpoint = new_endpoint(
+            endpoint_id,
+            Tenant(organization_id, mode),
+            url=url,
+            events=tuple(events),
+            description=description,
+            api_version=api_version,
+            at=at,
+        )
+        most = self.settings.limits.endpoints_per_organization
+        return await self._writer.change(CreateEndpoint(endpoint, "process", most))
+
+    # HTTP
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serves HTTP on `http.host`, `http.port` and the operators' socket until *stop* is set.
+
+        Then `/health/ready` says so for `http.grace_seconds` while the rest goes on; after that the listeners close and
+        accepted requests finish. Raises SettingsError when it cannot listen.
+        """
+        http = self.settings.http
+        async with self.operators_socket() as path, self._listening(None, self._bind_tcp()) as port:
+            log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
+            await stop.wait()
+            log.info("gateway.stopping")
+            self._is_stopping = True
+            if http.grace_seconds:
+                await asyncio.sleep(http.grace_seconds)
+            self._begin_stop()
+
+    @asynccontextmanager
+    async def operators_socket(self) -> AsyncIterator[Path]:
+        """Serves the operators' socket, where every request has the operator's authority; its path."""
+        path = self.settings.socket_path
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+            raise SettingsError(f"http.socket: {path} is longer than {_MAX_SOCKET_PATH} bytes; set a shorter one")
+        path.unlink(missing_ok=True)  # left by a crash: the lock on the store says that nobody uses it
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        previous = os.umask(0o177)
+        try:
+            listener.bind(str(path))
+        except OSError as error:
+            listener.close()
+            raise SettingsError(f"http.socket: cannot listen on {path}: {error.strerror}") from error
+        finally:
+            os.umask(previous)
+        try:
+            async with self._listening(OPERATOR, listener):
+                yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _bind_tcp(self) -> socket.socket:
+        http = self.settings.http
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise SettingsError(f"http.host: cannot listen on {http.host!r}: {error.strerror}") from error
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            listener.close()
+            raise SettingsError(f"http.port: cannot listen on {http.host} port {http.port}: {error.strerror}") from error
+        return listener
+
+    @asynccontextmanager
+    async def _listening(self, authority: Principal | None, listener: socket.socket) -> AsyncIterator[int]:
+        """Serves the API on *listener*; its port, 0 for a Unix socket."""
+        runner = web.AppRunner(
+            build_application(self._parts, authority=authority),
+            access_log=None,
+            keepalive_timeout=_KEEPALIVE_SECONDS,
+            shutdown_timeout=self.settings.delivery.drain_seconds,
+            handle_signals=False,
+        )
+        await runner.setup()
+        try:
+            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+            name = listener.getsockname()
+            yield name[1] if isinstance(name, tuple) else 0
+        finally:
+            await runner.cleanup()

@@ -1,0 +1,178 @@
+"""`gateway check`: what is wrong, or worth knowing, about the settings and the store; also beside a running gateway."""
+
+import asyncio
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+
+import click
+import msgspec
+
+from gateway.cli.options import json_option, settings_options
+from gateway.cli.output import print_json
+from gateway.errors import GatewayError
+from gateway.settings import Settings
+
+_LONGEST_SOCKET_PATH = 107  # bytes; the system's limit
+_OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
+
+
+class Weight(StrEnum):
+    """What a finding means for whoever runs the gateway."""
+
+    OK = "ok"
+    NOTE = "note"  # works, but perhaps not as meant
+    FAULT = "fault"  # does not work
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was found, in a sentence."""
+
+    weight: Weight
+    sentence: str
+
+
+@click.command("check")
+@json_option
+@settings_options
+def command(*, settings: Settings, as_json: bool) -> None:
+    """Look at the settings and the store, and say what is wrong. Changes nothing. Ends with 1 when something is.
+
+    A setting that is unknown or has a wrong value ends it at once, as it would `gateway serve`.
+    """
+    findings = [
+        Finding(Weight.OK, "every setting is known and has a possible value"),
+        *settings_findings(settings),
+        *machine_findings(settings),
+        *asyncio.run(store_findings(settings)),
+    ]
+    if as_json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            click.echo(f"{finding.weight:<5}  {finding.sentence}")
+    if any(finding.weight is Weight.FAULT for finding in findings):
+        raise click.exceptions.Exit(1)
+
+
+def settings_findings(settings: Settings) -> Iterator[Finding]:
+    """Settings that are possible each, but do not go together."""
+    delivery, intake, events = settings.delivery, settings.intake, settings.events
+    if delivery.drain_seconds <= delivery.timeout_seconds:
+        yield Finding(
+            Weight.NOTE,
+            f"delivery.drain_seconds ({delivery.drain_seconds:g}) is not longer than delivery.timeout_seconds "
+            f"({delivery.timeout_seconds:g}): a stop may cut attempts off, and they are sent again after the next start",
+        )
+    if delivery.max_in_flight_per_endpoint > delivery.max_in_flight:
+        yield Finding(
+            Weight.NOTE, "delivery.max_in_flight_per_endpoint is more than delivery.max_in_flight allows for all together"
+        )
+    if events.max_data_bytes > settings.http.max_body_bytes:
+        yield Finding(
+            Weight.NOTE, "http.max_body_bytes is less than events.max_data_bytes: the largest events cannot be sent to the API"
+        )
+    if events.max_data_bytes > intake.max_queue_bytes // 2:
+        # One organization may hold half of the queue.
+        yield Finding(
+            Weight.FAULT, "intake.max_queue_bytes is less than twice events.max_data_bytes: the largest events never fit"
+        )
+    if any(network.endswith("/0") for network in settings.egress.allow):
+        yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
+    yield from _catalogue_findings(settings)
+
+
+def _catalogue_findings(settings: Settings) -> Iterator[Finding]:
+    if not settings.events.catalogue:
+        return
+    from gateway.publishing.event_types import Catalogue  # noqa: PLC0415 - so that --help is quick
+
+    try:
+        catalogue = Catalogue.load(Path(settings.events.catalogue))
+    except GatewayError as error:
+        yield Finding(Weight.FAULT, str(error))
+    else:
+        yield Finding(Weight.OK, f"the catalogue {settings.events.catalogue} has {len(catalogue.types)} event types")
+
+
+def machine_findings(settings: Settings) -> Iterator[Finding]:
+    """What the settings ask of this machine."""
+    if len(os.fsencode(settings.socket_path)) > _LONGEST_SOCKET_PATH:
+        yield Finding(
+            Weight.FAULT,
+            f"the path of the operators' socket, {settings.socket_path}, is longer than {_LONGEST_SOCKET_PATH} bytes; "
+            f"set http.socket to a shorter one",
+        )
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit != resource.RLIM_INFINITY and soft_limit < settings.delivery.max_in_flight + _OTHER_FILES:
+        yield Finding(
+            Weight.NOTE,
+            f"a process here may open {soft_limit} files (`ulimit -n`), few for delivery.max_in_flight = "
+            f"{settings.delivery.max_in_flight}",
+        )
+    yield _event_loop_finding()
+
+
+def _event_loop_finding() -> Finding:
+    from gateway.cli.serve import is_sound  # noqa: PLC0415 - so that --help is quick
+
+    try:
+        version = metadata.version("uvloop")
+    except metadata.PackageNotFoundError:
+        return Finding(Weight.NOTE, "uvloop is not installed: asyncio's own event loop is used, which is slower")
+    if not is_sound(version):
+        return Finding(
+            Weight.NOTE, f"uvloop {version} is refused for its faults: asyncio's own event loop is used; install 0.23 or later"
+        )
+    return Finding(Weight.OK, f"uvloop {version} is used")
+
+
+async def store_findings(settings: Settings) -> list[Finding]:
+    """The state of the store, asked of the gateway when one is running, else seen in the file."""
+    from gateway.cli import client  # noqa: PLC0415 - so that --help is quick
+
+    path, socket = settings.store_path, settings.socket_path
+    try:
+        if await client.is_listening(socket):
+            fault = await client.readiness(socket)
+            if fault is None:
+                return [Finding(Weight.OK, f"a gateway is running on {socket}, and it is ready"), *_mode_findings(path)]
+            return [Finding(Weight.FAULT, f"a gateway is running on {socket}, but it is not ready: {fault}")]
+        if not path.exists():
+            return [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it"), *_parent_findings(path)]
+        return [*await _file_findings(path), *_mode_findings(path)]
+    except GatewayError as error:
+        return [Finding(Weight.FAULT, str(error))]
+
+
+async def _file_findings(path: Path) -> list[Finding]:
+    from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
+
+    found = await inspection.look_at(path)
+    if found.damage is not None:
+        return [Finding(Weight.FAULT, f"the store {path} is damaged: {found.damage}; restore it from a backup")]
+    if found.pending:
+        return [
+            Finding(
+                Weight.NOTE, f"the store {path} lacks {found.pending} migration(s); `gateway migrate` or `serve` applies them"
+            )
+        ]
+    return [Finding(Weight.OK, f"the store {path} is sound and at migration {found.migration}; no gateway is running on it")]
+
+
+def _mode_findings(path: Path) -> list[Finding]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return [Finding(Weight.NOTE, f"others on this machine may read {path} (mode {mode:04o}), which holds signing secrets")]
+    return []
+
+
+def _parent_findings(path: Path) -> list[Finding]:
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        return [Finding(Weight.FAULT, f"{there} cannot be written to, so the store cannot be made")]
+    return []

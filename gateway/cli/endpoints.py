@@ -1,0 +1,160 @@
+"""`gateway endpoints`: who gets which events. The API calls an endpoint a webhook."""
+
+from collections.abc import Sequence
+
+import click
+
+from gateway.cli.client import with_api
+from gateway.cli.options import json_option, limit_option, settings_options, tenant_options
+from gateway.cli.output import print_json, print_list, print_record
+from gateway.cli.tenant import TenantChoice
+from gateway.settings import Settings
+
+_COLUMNS = (
+    ("ID", "id"),
+    ("ACTIVE", "isActive"),
+    ("URL", "url"),
+    ("EVENTS", "events"),
+    ("DESCRIPTION", "description"),
+    ("VERSION", "apiVersion"),
+    ("CREATED", "createdAt"),
+)
+_events_option = click.option(
+    "--event",
+    "events",
+    multiple=True,
+    metavar="TYPE",
+    help="An event type it gets: `invoice.created`, `invoice.*` or `*`; may be repeated.",
+)
+
+
+@click.group("endpoints")
+def command() -> None:
+    """Create, show, change, delete and test endpoints."""
+
+
+@command.command("create")
+@click.argument("url")
+@_events_option
+@click.option("--description", metavar="TEXT", help="What people call it.")
+@click.option("--api-version", metavar="VERSION", help="Pins the version of what it gets.")
+@tenant_options
+@json_option
+@settings_options
+def create(
+    *,
+    settings: Settings,
+    tenant: TenantChoice,
+    url: str,
+    events: Sequence[str],
+    description: str | None,
+    api_version: str | None,
+    as_json: bool,
+) -> None:
+    """Make an endpoint at URL and show it with its signing secret, which is shown this once."""
+    if not events:
+        raise click.UsageError("say with --event which events it gets ('*' for all of them)")
+    body = {"url": url, "events": list(events), "description": description, "apiVersion": api_version}
+    webhook = with_api(settings, lambda api: api.request("POST", "webhooks", tenant=tenant, body=body), makes_store=True)
+    if as_json:
+        print_json(webhook)
+    else:
+        print_record(webhook, leave_out=("object",))
+
+
+@command.command("list")
+@tenant_options
+@limit_option
+@json_option
+@settings_options
+def list_(*, settings: Settings, tenant: TenantChoice, limit: int, as_json: bool) -> None:
+    """List endpoints, newest first."""
+    webhooks, has_more = with_api(settings, lambda api: api.list("webhooks", tenant=tenant, limit=limit))
+    print_list(webhooks, _COLUMNS, as_json=as_json, has_more=has_more)
+
+
+@command.command("show")
+@click.argument("webhook_id", metavar="ID")
+@tenant_options
+@json_option
+@settings_options
+def show(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json: bool) -> None:
+    """Show the endpoint ID."""
+    webhook = with_api(settings, lambda api: api.request("GET", "webhooks", webhook_id, tenant=tenant))
+    if as_json:
+        print_json(webhook)
+    else:
+        print_record(webhook, leave_out=("object",))
+
+
+@command.command("update")
+@click.argument("webhook_id", metavar="ID")
+@click.option("--url", metavar="URL", help="Where it is from the next attempt on.")
+@_events_option
+@click.option("--description", metavar="TEXT", help="What people call it; empty clears it.")
+@click.option("--api-version", metavar="VERSION", help="Pins the version of what it gets; `none` follows the organization's.")
+@click.option("--enable/--disable", "is_active", default=None, help="Disabling cancels what waits for it.")
+@tenant_options
+@json_option
+@settings_options
+def update(
+    *,
+    settings: Settings,
+    tenant: TenantChoice,
+    webhook_id: str,
+    url: str | None,
+    events: Sequence[str],
+    description: str | None,
+    api_version: str | None,
+    is_active: bool | None,
+    as_json: bool,
+) -> None:
+    """Change what is given of the endpoint ID; the rest stays as it is."""
+    body: dict[str, object] = {}
+    if url is not None:
+        body["url"] = url
+    if events:
+        body["events"] = list(events)
+    if description is not None:
+        body["description"] = description or None
+    if api_version is not None:
+        body["apiVersion"] = None if api_version == "none" else api_version
+    if is_active is not None:
+        body["isActive"] = is_active
+    if not body:
+        raise click.UsageError("say what to change")
+    webhook = with_api(settings, lambda api: api.request("PATCH", "webhooks", webhook_id, tenant=tenant, body=body))
+    if as_json:
+        print_json(webhook)
+    else:
+        print_record(webhook, leave_out=("object",))
+
+
+@command.command("delete")
+@click.argument("webhook_id", metavar="ID")
+@tenant_options
+@json_option
+@settings_options
+def delete(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json: bool) -> None:
+    """Delete the endpoint ID for good; what waits for it is canceled."""
+    answer = with_api(settings, lambda api: api.request("DELETE", "webhooks", webhook_id, tenant=tenant))
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Deleted {webhook_id}.")
+
+
+@command.command("test")
+@click.argument("webhook_id", metavar="ID")
+@tenant_options
+@json_option
+@settings_options
+def test(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json: bool) -> None:
+    """Send the endpoint ID a `webhook.test` event, once, now. Ends with 1 when it is not answered with a 2xx."""
+    result = with_api(settings, lambda api: api.request("POST", "webhooks", webhook_id, "test", tenant=tenant))
+    if as_json:
+        print_json(result)
+    elif result["success"]:
+        click.echo(f"Delivered ({result['deliveryId']}).")
+    if not result["success"]:
+        raise click.ClickException(f"the endpoint did not take it; `gateway deliveries show {result['deliveryId']}` says why")

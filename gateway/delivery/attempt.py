@@ -1,0 +1,89 @@
+"""One HTTP request of a delivery: rendered, signed, sent, judged, and written down."""
+
+from random import Random
+
+import msgspec
+
+from gateway import signing
+from gateway.clock import Clock, isoformat
+from gateway.delivery.body import render_body
+from gateway.delivery.outcome import Moment, decide
+from gateway.delivery.retry import RetrySchedule
+from gateway.egress.sender import Answer, Sender
+from gateway.model import Attempt, AttemptError, AttemptTrigger, DueDelivery, Endpoint, Result
+
+_encode = msgspec.json.Encoder(enc_hook=str).encode  # names of answer headers are a subclass of str
+
+
+class Attempter:
+    """Makes attempts."""
+
+    def __init__(self, *, sender: Sender, clock: Clock, schedule: RetrySchedule, chance: Random, header_prefix: str) -> None:
+        self._sender = sender
+        self._clock = clock
+        self._schedule = schedule
+        self._chance = chance
+        self._signature_header = f"{header_prefix}-Signature"
+        self._event_header = f"{header_prefix}-Event"
+        self._event_id_header = f"{header_prefix}-Event-Id"
+        self._timestamp_header = f"{header_prefix}-Timestamp"
+
+    def headers(self, due: DueDelivery, endpoint: Endpoint, body: bytes, timestamp: int) -> dict[str, str]:
+        """The headers of an attempt made at *timestamp* (Unix seconds), in both signature families."""
+        event = due.event
+        return {
+            "Content-Type": "application/json",
+            self._signature_header: signing.hex_signature(endpoint.secret, body),
+            self._event_header: event.type,
+            self._event_id_header: event.id,
+            self._timestamp_header: isoformat(event.timestamp),
+            "webhook-id": event.id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": signing.standard_signature([signing.secret_key(endpoint.secret)], event.id, timestamp, body),
+        }
+
+    async def attempt(self, due: DueDelivery, endpoint: Endpoint) -> tuple[Answer, Result]:
+        """Sends *due* to *endpoint* once; the answer, and the result to be recorded.
+
+        When it is cancelled the request is given up, and that is the result (`interrupted`).
+        """
+        clock = self._clock
+        started_at, started = clock.now(), clock.monotonic()
+        body = render_body(due.event, due.api_version)
+        headers = self.headers(due, endpoint, body, started_at // 1_000)
+        answer = await self._sender.send(endpoint.url, headers, body, organization_id=endpoint.tenant.organization_id)
+        return answer, self._result(due, endpoint, headers, answer, started_at, started)
+
+    def _result(
+        self, due: DueDelivery, endpoint: Endpoint, headers: dict[str, str], answer: Answer, started_at: int, started: float
+    ) -> Result:
+        clock = self._clock
+        ended = Moment(wall=clock.now(), steady=clock.steady())
+        return Result(
+            due=due,
+            tenant=endpoint.tenant,
+            attempt=Attempt(
+                delivery_id=due.id,
+                number=due.attempt_count + 1,
+                trigger=AttemptTrigger.AUTOMATIC if due.retry_id is None else AttemptTrigger.MANUAL,
+                started_at=started_at,
+                duration_ms=round((clock.monotonic() - started) * 1_000),
+                status=answer.status,
+                error=answer.error,
+                error_message=answer.error_message,
+                url=endpoint.url,
+                request_headers=_encode(headers),
+                resent=answer.resent,
+                response_headers=None if answer.headers is None else _encode(answer.headers),
+                response_body=answer.body,
+            ),
+            verdict=decide(answer, due, self._schedule, ended, self._chance),
+            ended_at=ended.wall,
+        )
+
+    def unsent(self, due: DueDelivery, endpoint: Endpoint, error: AttemptError, message: str) -> Result:
+        """The result of an attempt that came to no answer for a reason of the gateway's own."""
+        answer = Answer(
+            status=None, error=error, error_message=message, headers=None, body=None, retry_after=None, resent=False
+        )
+        return self._result(due, endpoint, {}, answer, self._clock.now(), self._clock.monotonic())

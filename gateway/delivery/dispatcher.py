@@ -1,0 +1,300 @@
+"""Starts attempts: keeps the lanes, gives them their turns under the node's limits, and hands results to the writer."""
+
+import asyncio
+import heapq
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import structlog
+
+from gateway.clock import SECOND, Clock, Timestamp
+from gateway.delivery.attempt import Attempter
+from gateway.delivery.lanes import Lane, Turns
+from gateway.delivery.outcome import Strain, strain_of
+from gateway.model import AttemptError, DeliveryState, DueDelivery, Endpoint, Result
+from gateway.settings import Delivery
+from gateway.store.protocol import Claim, Claimed, Effects, LaneWork
+
+log = structlog.get_logger()
+
+CLAIMS_AT_ONCE = 32
+"""Lanes that are filled between two commits."""
+
+_IDLE_LANE_MS = 60 * SECOND  # a lane without work is forgotten after this, and its limit with it
+
+
+class Ledger(Protocol):
+    """Where results go and due deliveries come from."""
+
+    def record(self, result: Result) -> None:
+        """Puts *result* into the next commit."""
+
+    def want_claims(self) -> None:
+        """Asks to be asked for claims."""
+
+
+class Dispatcher:
+    """One for each node."""
+
+    def __init__(self, *, ledger: Ledger, attempter: Attempter, settings: Delivery, clock: Clock) -> None:
+        self._ledger = ledger
+        self._attempter = attempter
+        self._settings = settings
+        self._clock = clock
+        self._lanes: dict[str, Lane] = {}
+        self._idle: OrderedDict[str, Timestamp] = OrderedDict()  # lanes without work or pause, since when
+        self._turns = Turns()
+        self._parked: OrderedDict[str, Lane] = OrderedDict()  # probing lanes that wait for room among the probes
+        self._wanting: OrderedDict[str, Lane] = OrderedDict()  # lanes that wait for a claim
+        self._looks: list[tuple[Timestamp, str]] = []  # a heap of when to look at which lane
+        self._open_of: Counter[str] = Counter()  # open requests of each organization
+        self._open_probes = 0
+        self._uncommitted = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._wake = asyncio.Event()
+        self._is_stopping = False
+
+    # What the node knows about itself
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._tasks)
+
+    # Work comes in
+
+    def resume(self, work: Sequence[LaneWork]) -> None:
+        """Takes up what was waiting when the node started."""
+        for waiting in work:
+            lane = self._lane(waiting.endpoint)
+            lane.has_more_first = waiting.has_first_attempts
+            lane.has_more_manual = waiting.has_manual
+            lane.next_retry_at = waiting.next_retry_at
+            self._look(lane)
+        self._start_due()
+
+    def committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
+        """Acts on a commit: results let go of their deliveries, endpoints change, new deliveries join their lanes."""
+        self._uncommitted -= len(results)
+        touched: dict[str, Lane] = {}
+        for result in results:
+            lane = self._lanes.get(result.due.endpoint_id)
+            if lane is not None:
+                self._let_go(lane, result)
+                touched[lane.endpoint.id] = lane
+        for endpoint in effects.endpoints:
+            if lane := self._lanes.get(endpoint.id):
+                lane.change(endpoint)
+                touched[endpoint.id] = lane
+        for endpoint in effects.retried_endpoints:
+            lane = touched[endpoint.id] = self._lane(endpoint)
+            lane.has_more_manual = True
+        for endpoint, due in fresh:
+            lane = self._lanes.get(endpoint.id) or self._lane(endpoint)
+            lane.offer(due)
+            touched[endpoint.id] = lane
+        for lane in touched.values():
+            self._look(lane)
+        self._start_due()
+
+    def _let_go(self, lane: Lane, result: Result) -> None:
+        lane.release(result.due)
+        verdict, due = result.verdict, result.due
+        if verdict.state is DeliveryState.PENDING and due.activation == lane.endpoint.activation:
+            if verdict.due_at is not None:
+                lane.expect_retry(verdict.due_at)
+            elif due.scheduled_count > 0:
+                lane.expect_retry(due.due_at)
+            else:
+                lane.has_more_first = True
+
+    def claims(self) -> Sequence[Claim]:
+        """See `publishing.writer.Claimer`."""
+        now = self._clock.steady()
+        claims = []
+        while self._wanting and len(claims) < CLAIMS_AT_ONCE:
+            _, lane = self._wanting.popitem(last=False)
+            if lane.wants_claim(now):
+                claims.append(lane.claim(now))
+        return claims
+
+    def claimed(self, claims: Sequence[Claim], answers: Sequence[Claimed]) -> None:
+        """See `publishing.writer.Claimer`."""
+        for claim, answer in zip(claims, answers, strict=True):
+            if lane := self._lanes.get(claim.endpoint.id):
+                lane.fill(claim, answer)
+                self._look(lane)
+        if self._wanting:
+            self._ledger.want_claims()
+        self._start_due()
+
+    # Lanes
+
+    def _lane(self, endpoint: Endpoint) -> Lane:
+        lane = self._lanes.get(endpoint.id)
+        if lane is None:
+            lane = self._lanes[endpoint.id] = Lane(endpoint, most_open=self._settings.max_in_flight_per_endpoint)
+        return lane
+
+    def _look(self, lane: Lane) -> None:
+        """Puts *lane* wherever it belongs now."""
+        endpoint_id = lane.endpoint.id
+        now = self._clock.steady()
+        if lane.is_idle:
+            if endpoint_id not in self._idle:
+                self._idle[endpoint_id] = max(now, lane.paused_until)
+                self._wake.set()
+            return
+        self._idle.pop(endpoint_id, None)
+        if lane.can_start(now) and endpoint_id not in self._parked:
+            self._turns.add(lane)
+        if endpoint_id not in self._wanting and lane.wants_claim(now):
+            self._wanting[endpoint_id] = lane
+            self._ledger.want_claims()
+        look_at = lane.next_look_at(now)
+        if look_at is not None and look_at > now:
+            if not self._looks or look_at < self._looks[0][0]:
+                self._wake.set()
+            heapq.heappush(self._looks, (look_at, endpoint_id))
+
+    # Attempts
+
+    def _start_due(self) -> None:
+        """Starts whatever may start now."""
+        settings = self._settings
+        now = self._clock.steady()
+        while (
+            self._turns
+            and not self._is_stopping
+            and self._group is not None
+            and len(self._tasks) < settings.max_in_flight
+            and self._uncommitted <= 2 * settings.max_in_flight
+        ):
+            lane = self._turns.next(self._whose_turn())
+            if not lane.can_start(now):
+                continue
+            if lane.limit.is_probing and self._open_probes >= max(1, settings.max_in_flight // 4):
+                self._parked[lane.endpoint.id] = lane
+                continue
+            self._start(lane, self._group)
+            self._look(lane)
+
+    def _whose_turn(self) -> str:
+        """The next organization; one that holds half of the node's requests lets the others pass."""
+        organizations = self._turns.organizations()
+        first = next(organizations)
+        if self._open_of[first] >= max(1, self._settings.max_in_flight // 2):
+            return next(organizations, first)
+        return first
+
+    def _start(self, lane: Lane, group: asyncio.TaskGroup) -> None:
+        due = lane.take()
+        lane.open_requests += 1
+        self._open_of[lane.endpoint.tenant.organization_id] += 1
+        if lane.limit.is_probing:
+            self._open_probes += 1
+        task = group.create_task(self._attempt(lane, due), name=f"attempt {due.id}")
+        self._tasks.add(task)
+
+    async def _attempt(self, lane: Lane, due: DueDelivery) -> None:
+        endpoint = lane.endpoint
+        strain = Strain.NONE
+        try:
+            answer, result = await self._attempter.attempt(due, endpoint)
+            strain = strain_of(answer)
+        except asyncio.CancelledError:
+            # Only `drain` cancels: what was under way is written down and may be sent again.
+            result = self._attempter.unsent(due, endpoint, AttemptError.INTERRUPTED, "the gateway stopped before the answer")
+        except Exception:
+            # A bug in one attempt must not cancel its siblings in the group.
+            log.exception("attempt.crashed", delivery_id=due.id, endpoint_id=endpoint.id)
+            result = self._attempter.unsent(due, endpoint, AttemptError.CRASHED, "the gateway failed; see its log")
+        self._ended(lane, result, strain)
+
+    def _ended(self, lane: Lane, result: Result, strain: Strain) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.discard(task)
+        organization_id = lane.endpoint.tenant.organization_id
+        self._open_of[organization_id] -= 1
+        if not self._open_of[organization_id]:
+            del self._open_of[organization_id]
+        if lane.limit.is_probing:
+            self._open_probes -= lane.open_requests
+        lane.open_requests -= 1
+        lane.limit.learn(strain)
+        if lane.limit.is_probing:
+            self._open_probes += lane.open_requests
+        if result.verdict.pause_until is not None:
+            lane.paused_until = max(lane.paused_until, result.verdict.pause_until)
+        self._log(result)
+        self._uncommitted += 1
+        self._ledger.record(result)
+        if self._parked and self._open_probes < max(1, self._settings.max_in_flight // 4):
+            _, parked = self._parked.popitem(last=False)
+            self._look(parked)
+        self._look(lane)
+        self._start_due()
+        if self._is_stopping and not self._tasks:
+            self._wake.set()
+
+    def _log(self, result: Result) -> None:
+        attempt, verdict = result.attempt, result.verdict
+        write = log.debug if verdict.state is DeliveryState.DELIVERED else log.info
+        write(
+            "attempt.finished",
+            delivery_id=attempt.delivery_id,
+            event_id=result.due.event.id,
+            endpoint_id=result.due.endpoint_id,
+            number=attempt.number,
+            trigger=attempt.trigger,
+            status=attempt.status,
+            error=attempt.error,
+            duration_ms=attempt.duration_ms,
+            state=verdict.state,
+            reason=verdict.reason,
+            retry_at=verdict.due_at,
+        )
+
+    # The loop
+
+    async def run(self) -> None:
+        """Starts attempts as they fall due, until it is stopped and the last one has ended."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                self._start_due()
+                while not (self._is_stopping and not self._tasks):
+                    self._wake.clear()  # before looking for work, so that no wake-up is lost
+                    self._look_at_due_lanes()
+                    await self._clock.wait(self._wake, self._next_look_at())
+            finally:
+                self._group = None
+
+    def _look_at_due_lanes(self) -> None:
+        now = self._clock.steady()
+        while self._looks and self._looks[0][0] <= now:
+            _, endpoint_id = heapq.heappop(self._looks)
+            if lane := self._lanes.get(endpoint_id):
+                self._look(lane)
+        while self._idle and next(iter(self._idle.values())) + _IDLE_LANE_MS <= now:
+            endpoint_id, _ = self._idle.popitem(last=False)
+            del self._lanes[endpoint_id]
+        self._start_due()
+
+    def _next_look_at(self) -> Timestamp | None:
+        times = [self._looks[0][0]] if self._looks else []
+        if self._idle:
+            times.append(next(iter(self._idle.values())) + _IDLE_LANE_MS)
+        return None if self._is_stopping else min(times, default=None)
+
+    def stop(self) -> None:
+        """Starts nothing more; `run` ends when the open attempts have ended."""
+        self._is_stopping = True
+        self._wake.set()
+
+    def interrupt(self) -> None:
+        """Gives up the open attempts: they end as interrupted, and may be sent again."""
+        for task in self._tasks:
+            task.cancel()

@@ -1,0 +1,85 @@
+"""The health of endpoints: results recorded together with what they say about who receives them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import structlog
+from msgspec.structs import replace
+
+from gateway.clock import Clock
+from gateway.model import DeliveryState, DisabledReason, Endpoint, Result
+from gateway.registry import endpoints
+from gateway.store.protocol import Transaction
+
+log = structlog.get_logger()
+
+
+def failures_after(failed_in_row: int, ended: Iterable[bool], most: int) -> tuple[int, bool]:
+    """The count of events in a row that failed for good, after events *ended* (True: delivered) in this order; and
+    whether it reached *most* at any time (never, when *most* is 0). Pure."""
+    reached = False
+    for delivered in ended:
+        failed_in_row = 0 if delivered else failed_in_row + 1
+        reached = reached or (0 < most <= failed_in_row)
+    return failed_in_row, reached
+
+
+class HealthRecorder:
+    """Records results: the attempts, the deliveries' new states, and the endpoints' health, in one transaction."""
+
+    def __init__(self, *, clock: Clock, disable_after_failed_events: int) -> None:
+        self._clock = clock
+        self._most = disable_after_failed_events
+
+    async def record(self, transaction: Transaction, results: Sequence[Result]) -> None:
+        """Stores *results*, counts failures in a row by end of attempt, and disables what has failed too often or is gone."""
+        await transaction.record_results(results)
+        pauses = [(result.due.endpoint_id, until) for result in results if (until := result.verdict.pause_until) is not None]
+        if pauses:
+            await transaction.pause_endpoints(pauses)
+        by_endpoint: defaultdict[str, list[Result]] = defaultdict(list)
+        for result in results:
+            if result.verdict.state is not DeliveryState.PENDING:
+                by_endpoint[result.due.endpoint_id].append(result)
+        unharmed = []
+        for endpoint_id, ended in by_endpoint.items():
+            if all(result.verdict.state is DeliveryState.DELIVERED for result in ended):
+                unharmed.append(endpoint_id)
+            else:
+                await self._judge(transaction, endpoint_id, ended)
+        if unharmed:
+            await transaction.reset_failures(unharmed)
+
+    async def _judge(self, transaction: Transaction, endpoint_id: str, ended: list[Result]) -> None:
+        endpoint = await transaction.endpoint_by_id(endpoint_id)
+        if endpoint is None or endpoint.deleted_at is not None or not endpoint.is_active:
+            return
+        # What an earlier activation, or another URL, did says nothing about this one.
+        telling = sorted(
+            (
+                result
+                for result in ended
+                if result.due.activation == endpoint.activation or result.verdict.state is DeliveryState.DELIVERED
+            ),
+            key=lambda result: result.ended_at,
+        )
+        if any(result.verdict.endpoint_gone and result.attempt.url == endpoint.url for result in ended):
+            await self._disable(transaction, endpoint, DisabledReason.GONE)
+            return
+        delivered = [result.verdict.state is DeliveryState.DELIVERED for result in telling]
+        count, reached = failures_after(endpoint.failed_in_row, delivered, self._most)
+        if reached:
+            await self._disable(transaction, replace(endpoint, failed_in_row=count), DisabledReason.FAILURES)
+        elif count != endpoint.failed_in_row:
+            await transaction.save_endpoint(replace(endpoint, failed_in_row=count))
+
+    async def _disable(self, transaction: Transaction, endpoint: Endpoint, reason: DisabledReason) -> None:
+        await endpoints.disable(transaction, endpoint, reason, actor=endpoints.GATEWAY_ACTOR, at=self._clock.now())
+        log.warning(
+            "endpoint.disabled",
+            endpoint_id=endpoint.id,
+            organization_id=endpoint.tenant.organization_id,
+            mode=endpoint.tenant.mode,
+            reason=reason,
+            failed_in_row=endpoint.failed_in_row,
+        )

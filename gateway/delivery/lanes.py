@@ -1,0 +1,186 @@
+"""Lanes: the line of deliveries in front of one endpoint, and the turns that lanes take. State only: no I/O, no clock.
+
+A lane buffers a little; what does not fit stays in the store and is claimed when the buffer runs low. A delivery that a
+lane has is held until its result is committed."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+
+from gateway.clock import Timestamp
+from gateway.delivery.lane_limit import LaneLimit
+from gateway.model import DueDelivery, Endpoint
+from gateway.store.protocol import Claim, Claimed
+
+BUFFER = 256  # deliveries
+BUFFER_BYTES = 1024 * 1024  # of event data
+_LOW = BUFFER // 4
+
+
+class Lane:
+    """The line in front of one endpoint."""
+
+    def __init__(self, endpoint: Endpoint, *, most_open: int) -> None:
+        self.endpoint = endpoint
+        self.limit = LaneLimit(most_open)
+        self.open_requests = 0
+        self.paused_until: Timestamp = endpoint.paused_until or 0
+        self.is_queued = False  # it waits for its turn
+        self.held: set[str] = set()  # ids of deliveries
+        # What the store has besides the buffer.
+        self.has_more_first = False
+        self.has_more_manual = False
+        self.has_blocked_manual = False  # retries by hand whose delivery is held
+        self.next_retry_at: Timestamp | None = None
+        self._manual: deque[DueDelivery] = deque()
+        self._retries: deque[DueDelivery] = deque()
+        self._first: deque[DueDelivery] = deque()
+        self._bytes = 0
+
+    @property
+    def buffered(self) -> int:
+        return len(self._manual) + len(self._retries) + len(self._first)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do, and nothing known to come."""
+        return not (
+            self.held
+            or self.open_requests
+            or self.has_more_first
+            or self.has_more_manual
+            or self.has_blocked_manual
+            or self.next_retry_at is not None
+        )
+
+    def offer(self, due: DueDelivery) -> None:
+        """Takes a delivery of a fresh commit, or leaves it in the store."""
+        if self.has_more_first or self.buffered >= BUFFER or self._bytes >= BUFFER_BYTES:
+            # Once some are left behind, later ones stay behind them until a claim has fetched all.
+            self.has_more_first = True
+            return
+        self._hold(self._first, due)
+
+    def _hold(self, line: deque[DueDelivery], due: DueDelivery) -> None:
+        line.append(due)
+        self.held.add(due.id)
+        self._bytes += len(due.event.data)
+
+    def can_start(self, now: Timestamp) -> bool:
+        """Whether an attempt may start now."""
+        if self.open_requests >= self.limit.open_requests:
+            return False
+        if self._manual:
+            return True
+        return bool(self._retries or self._first) and self.paused_until <= now
+
+    def take(self) -> DueDelivery:
+        """The delivery to attempt next: retries by hand first, then later attempts, then first ones, so that the oldest
+        events of an endpoint in trouble run through their schedule on time."""
+        line = self._manual or self._retries or self._first
+        due = line.popleft()
+        self._bytes -= len(due.event.data)
+        return due
+
+    def release(self, due: DueDelivery) -> None:
+        """The result of *due* is committed."""
+        self.held.discard(due.id)
+        if self.has_blocked_manual:
+            self.has_blocked_manual, self.has_more_manual = False, True
+
+    def expect_retry(self, at: Timestamp) -> None:
+        """A later attempt waits in the store until *at*."""
+        self.next_retry_at = at if self.next_retry_at is None else min(self.next_retry_at, at)
+
+    def wants_claim(self, now: Timestamp) -> bool:
+        """Whether the store has something for the buffer now."""
+        if self.has_more_manual:
+            return self.buffered < BUFFER
+        if self.buffered > _LOW or self._bytes >= BUFFER_BYTES or self.paused_until > now or not self.endpoint.is_active:
+            return False
+        return self.has_more_first or (self.next_retry_at is not None and self.next_retry_at <= now)
+
+    def next_look_at(self, now: Timestamp) -> Timestamp | None:
+        """When something changes by the passing of time alone; None when nothing does."""
+        if not self.endpoint.is_active:
+            return None
+        if self.paused_until > now:
+            return self.paused_until
+        return self.next_retry_at
+
+    def claim(self, now: Timestamp) -> Claim:
+        """What to ask the store for."""
+        is_sending = self.endpoint.is_active and self.paused_until <= now
+        return Claim(
+            endpoint=self.endpoint,
+            now=now,
+            limit=max(1, BUFFER - self.buffered),
+            max_bytes=max(1, BUFFER_BYTES - self._bytes),
+            held=tuple(self.held),
+            manual=self.has_more_manual,
+            retries=is_sending and self.next_retry_at is not None and self.next_retry_at <= now,
+            first=is_sending and self.has_more_first,
+        )
+
+    def fill(self, claim: Claim, claimed: Claimed) -> None:
+        """Takes in the answer to *claim*."""
+        for line, found in ((self._manual, claimed.manual), (self._retries, claimed.retries), (self._first, claimed.first)):
+            for due in found:
+                self._hold(line, due)
+        if claim.manual:
+            self.has_more_manual, self.has_blocked_manual = claimed.more_manual, claimed.blocked_manual
+        if claim.retries:
+            self.next_retry_at = claimed.next_retry_at
+        if claim.first:
+            self.has_more_first = claimed.more_first
+
+    def change(self, endpoint: Endpoint) -> None:
+        """The endpoint is now as given. What was handed out under an earlier activation is let go unsent; an attempt
+        under way goes on."""
+        if endpoint.activation > self.endpoint.activation:
+            lines = [self._retries, self._first]
+            if endpoint.deleted_at is not None:
+                lines.append(self._manual)
+                self.has_more_manual = self.has_blocked_manual = False
+            for line in lines:
+                for due in line:
+                    self.held.discard(due.id)
+                    self._bytes -= len(due.event.data)
+                line.clear()
+            self.has_more_first = False
+            self.next_retry_at = None
+        if endpoint.url != self.endpoint.url:
+            self.paused_until = 0
+        self.endpoint = endpoint
+
+
+class Turns:
+    """Whose turn it is: organizations in rotation, and within each its lanes, so that neither an organization with many
+    endpoints nor an endpoint with many deliveries stands before the others."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[str, deque[Lane]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many organizations have a lane waiting."""
+        return len(self._lanes)
+
+    def add(self, lane: Lane) -> None:
+        """*lane* waits for its turn, behind the other lanes of its organization."""
+        if not lane.is_queued:
+            lane.is_queued = True
+            self._lanes.setdefault(lane.endpoint.tenant.organization_id, deque()).append(lane)
+
+    def organizations(self) -> Iterator[str]:
+        """The organizations with a lane waiting, the one whose turn it is first."""
+        return iter(self._lanes)
+
+    def next(self, organization_id: str) -> Lane:
+        """The lane of *organization_id* whose turn it is; the organization goes to the end."""
+        waiting = self._lanes[organization_id]
+        lane = waiting.popleft()
+        lane.is_queued = False
+        if waiting:
+            self._lanes.move_to_end(organization_id)
+        else:
+            del self._lanes[organization_id]
+        return lane

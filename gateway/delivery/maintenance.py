@@ -1,0 +1,135 @@
+"""What is done beside the deliveries, in small steps: storing that deliveries are canceled, and pruning history."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from gateway.clock import DAY, HOUR, MINUTE, Clock, Timestamp
+from gateway.errors import GatewayError
+from gateway.model import DueDelivery, Endpoint, Result
+from gateway.registry.endpoints import cancel_reason
+from gateway.registry.keys import TouchKeys
+from gateway.store.protocol import Changer, Effects, Transaction
+
+log = structlog.get_logger()
+
+SWEEP_STEP = 1_000  # deliveries
+PRUNE_STEP = 200  # events
+EXPIRE_STEP = 1_000  # deliveries
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """Stores that deliveries of an endpoint's earlier activations are canceled; whether there may be more."""
+
+    endpoint: Endpoint
+
+    async def apply(self, transaction: Transaction) -> bool:
+        endpoint = self.endpoint
+        at = endpoint.deactivated_at or endpoint.created_at
+        count = await transaction.cancel_passed(endpoint, cancel_reason(endpoint), at, limit=SWEEP_STEP)
+        if count < SWEEP_STEP:
+            await transaction.mark_swept(endpoint)
+        return count == SWEEP_STEP
+
+
+class Expire(msgspec.Struct, frozen=True):
+    """Fails what still waits although its day of history is about to be pruned; whether there may be more."""
+
+    before: Timestamp
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> bool:
+        return await transaction.expire(self.before, self.at, limit=EXPIRE_STEP) > 0
+
+
+class Prune(msgspec.Struct, frozen=True):
+    """Deletes old events with their deliveries and attempts; whether there may be more."""
+
+    before: Timestamp
+
+    async def apply(self, transaction: Transaction) -> bool:
+        return await transaction.prune(self.before, limit=PRUNE_STEP) == PRUNE_STEP
+
+
+class ForgetAnswers(msgspec.Struct, frozen=True):
+    """Deletes kept answers that have expired; whether there may be more."""
+
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> bool:
+        return await transaction.forget_answers(self.at, limit=PRUNE_STEP) == PRUNE_STEP
+
+
+class InterruptTests(msgspec.Struct, frozen=True):
+    """Fails the tests that were under way when the gateway went down."""
+
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> int:
+        return await transaction.interrupt_tests(self.at)
+
+
+class Maintenance:
+    """Runs beside everything else and hurries nobody."""
+
+    def __init__(
+        self, *, changer: Changer, clock: Clock, retention_days: int, drain_used_keys: Callable[[], dict[str, Timestamp]]
+    ) -> None:
+        self._changer = changer
+        self._clock = clock
+        self._retention = retention_days * DAY
+        self._drain_used_keys = drain_used_keys
+        self._unswept: deque[Endpoint] = deque()
+        self._wake = asyncio.Event()
+        self._prune_at: Timestamp = 0
+
+    def committed(self, _fresh: Sequence[tuple[Endpoint, DueDelivery]], _results: Sequence[Result], effects: Effects) -> None:
+        """Takes note of endpoints that went out of service."""
+        for endpoint in effects.endpoints:
+            if endpoint.deactivated_at is not None and not endpoint.is_active:
+                self.sweep(endpoint)
+
+    def sweep(self, endpoint: Endpoint) -> None:
+        """Has the deliveries of earlier activations of *endpoint* canceled in the store, too."""
+        self._unswept.append(endpoint)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            try:
+                await self._turn()
+            except GatewayError as error:
+                # The store is unavailable, or the gateway is stopping: what is left is found again.
+                log.warning("maintenance.failed", error=str(error))
+                await self._clock.wait(asyncio.Event(), self._clock.steady() + MINUTE)
+
+    async def _turn(self) -> None:
+        self._wake.clear()
+        while self._unswept:
+            if not await self._changer.change(Sweep(self._unswept[0])):
+                self._unswept.popleft()
+        await self.touch_keys()
+        if self._clock.steady() >= self._prune_at:
+            await self._prune()
+            self._prune_at = self._clock.steady() + HOUR
+        await self._clock.wait(self._wake, self._clock.steady() + MINUTE)
+
+    async def touch_keys(self) -> None:
+        """Stores when keys were last used."""
+        if used := self._drain_used_keys():
+            await self._changer.change(TouchKeys(used))
+
+    async def _prune(self) -> None:
+        now = self._clock.now()
+        before = now - self._retention
+        while await self._changer.change(Expire(before, now)):
+            pass
+        # What has just expired stays for an hour, so that somebody can see it.
+        while await self._changer.change(Prune(before - HOUR)):
+            pass
+        while await self._changer.change(ForgetAnswers(now)):
+            pass

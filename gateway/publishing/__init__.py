@@ -1,0 +1,1 @@
+"""Events in: checked, queued, matched and committed."""

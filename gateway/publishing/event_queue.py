@@ -1,0 +1,103 @@
+"""The bounded queue between the doors and the writer. What is in it has been answered to nobody yet."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+
+from gateway.errors import QueueFull
+from gateway.model import AcceptedEvent, IdempotentAnswer
+from gateway.settings import Intake
+
+Seal = Callable[[Sequence[AcceptedEvent]], IdempotentAnswer]
+"""Makes the record of an idempotent request from its outcome, within the commit."""
+
+
+class Publication:
+    """Events that one publisher waits for together."""
+
+    def __init__(self, events: Sequence[AcceptedEvent], seal: Seal | None) -> None:
+        self.events = events
+        self.outcomes: list[AcceptedEvent] = list(events)  # in place; a repeat becomes the first event
+        self.seal = seal
+        self.waiting = len(events)  # those not committed yet
+        self.done: asyncio.Future[Sequence[AcceptedEvent]] = asyncio.get_running_loop().create_future()
+
+    def committed(self, count: int) -> None:
+        """*count* more of the events are safe."""
+        self.waiting -= count
+        if self.waiting == 0 and not self.done.done():
+            self.done.set_result(self.outcomes)
+
+    def failed(self, error: Exception) -> None:
+        """An event could not be committed; the publisher hears of it at once."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+Entry = tuple[Publication, int]
+"""An event of a publication, by its place."""
+
+
+class EventQueue:
+    """Bounded in events and in bytes, no organization holding more than half. An event counts until it is committed."""
+
+    def __init__(self, settings: Intake) -> None:
+        self._settings = settings
+        self._entries: deque[Entry] = deque()
+        self._count = 0
+        self._bytes = 0
+        self._counts: Counter[str] = Counter()
+        self._bytes_of: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def depth(self) -> int:
+        """Events that are waiting or being committed."""
+        return self._count
+
+    def put(self, publication: Publication) -> None:
+        """Takes all of *publication* or nothing. Raises QueueFull."""
+        counts: Counter[str] = Counter()
+        sizes: Counter[str] = Counter()
+        for event in publication.events:
+            counts[event.tenant.organization_id] += 1
+            sizes[event.tenant.organization_id] += len(event.data)
+        self._check_room(counts, sizes)
+        self._count += len(publication.events)
+        self._bytes += sizes.total()
+        self._counts.update(counts)
+        self._bytes_of.update(sizes)
+        self._entries.extend((publication, place) for place in range(len(publication.events)))
+
+    def _check_room(self, counts: Counter[str], sizes: Counter[str]) -> None:
+        most, most_bytes = self._settings.max_queue, self._settings.max_queue_bytes
+        if self._count + counts.total() > most or self._bytes + sizes.total() > most_bytes:
+            raise QueueFull(f"{self._count} events are waiting to be committed; try again in a moment")
+        for organization_id, count in counts.items():
+            if (
+                self._counts[organization_id] + count > max(1, most // 2)
+                or self._bytes_of[organization_id] + sizes[organization_id] > most_bytes // 2
+            ):
+                raise QueueFull("the organization has its share of the event queue waiting; try again in a moment")
+
+    def take(self) -> Entry | None:
+        """The oldest entry whose publisher still waits; None when there is none."""
+        while self._entries:
+            entry = self._entries.popleft()
+            if not entry[0].done.done():
+                return entry
+            self.release(entry[0].events[entry[1]])
+        return None
+
+    def release(self, event: AcceptedEvent) -> None:
+        """*event* is committed or given up: it no longer counts."""
+        organization_id, size = event.tenant.organization_id, len(event.data)
+        self._count -= 1
+        self._bytes -= size
+        if self._counts[organization_id] == 1:
+            del self._counts[organization_id], self._bytes_of[organization_id]
+        else:
+            self._counts[organization_id] -= 1
+            self._bytes_of[organization_id] -= size

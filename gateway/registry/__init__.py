@@ -1,0 +1,1 @@
+"""Who wants events and who may ask: endpoints, API keys and organizations, each change of them a `Change`."""

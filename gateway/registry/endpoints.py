@@ -1,0 +1,184 @@
+"""Changes of endpoints. Each writes a numbered revision in the same commit, and whatever takes an endpoint out of
+service raises its activation, which cancels what waits for it."""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from gateway import signing
+from gateway.clock import Timestamp
+from gateway.errors import EndpointNotFound, TooManyEndpoints
+from gateway.model import DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
+from gateway.store.protocol import Transaction
+
+GATEWAY_ACTOR = "gateway"
+"""The actor of what the gateway does by itself."""
+
+
+def new_endpoint(
+    endpoint_id: str,
+    tenant: Tenant,
+    *,
+    url: str,
+    events: tuple[str, ...],
+    description: str | None,
+    api_version: str | None,
+    at: Timestamp,
+) -> Endpoint:
+    """An active endpoint with a new secret."""
+    return Endpoint(
+        id=endpoint_id,
+        tenant=tenant,
+        url=url,
+        events=events,
+        description=description,
+        api_version=api_version,
+        secret=signing.new_secret(),
+        is_active=True,
+        disabled_at=None,
+        disabled_reason=None,
+        activation=0,
+        deactivated_at=None,
+        failed_in_row=0,
+        paused_until=None,
+        created_at=at,
+        deleted_at=None,
+    )
+
+
+def disabled(endpoint: Endpoint, reason: DisabledReason, at: Timestamp) -> Endpoint:
+    """*endpoint* out of service; what waits for it is canceled."""
+    return replace(
+        endpoint,
+        is_active=False,
+        disabled_at=at,
+        disabled_reason=reason,
+        activation=endpoint.activation + 1,
+        deactivated_at=at,
+        paused_until=None,
+    )
+
+
+def enabled(endpoint: Endpoint) -> Endpoint:
+    """*endpoint* back in service, with a clean slate."""
+    return replace(endpoint, is_active=True, disabled_at=None, disabled_reason=None, failed_in_row=0, paused_until=None)
+
+
+def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
+    """What is left of *endpoint*: enough for its history to make sense. The secret goes."""
+    return replace(
+        endpoint,
+        secret="",
+        is_active=False,
+        activation=endpoint.activation + 1,
+        deactivated_at=at,
+        paused_until=None,
+        deleted_at=at,
+    )
+
+
+def cancel_reason(endpoint: Endpoint) -> Reason:
+    """Why a delivery of an earlier activation of *endpoint* is canceled."""
+    return Reason.ENDPOINT_DELETED if endpoint.deleted_at is not None else Reason.ENDPOINT_DISABLED
+
+
+async def _save(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> Endpoint:
+    await transaction.save_endpoint(endpoint)
+    await _add_revision(transaction, endpoint, cause, actor, at)
+    return endpoint
+
+
+async def _add_revision(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> None:
+    await transaction.add_revision(
+        Revision(
+            tenant=endpoint.tenant,
+            number=0,  # the store numbers it
+            endpoint_id=endpoint.id,
+            events=endpoint.events,
+            is_active=endpoint.is_active,
+            cause=cause,
+            actor=actor,
+            at=at,
+        )
+    )
+
+
+async def disable(transaction: Transaction, endpoint: Endpoint, reason: DisabledReason, *, actor: str, at: Timestamp) -> Endpoint:
+    """Takes *endpoint* out of service within *transaction*; the endpoint as it is now."""
+    return await _save(transaction, disabled(endpoint, reason, at), RevisionCause.DISABLED, actor, at)
+
+
+class CreateEndpoint(msgspec.Struct, frozen=True):
+    """Stores a new endpoint. Raises TooManyEndpoints."""
+
+    endpoint: Endpoint
+    actor: str
+    most: int  # endpoints that the organization may have
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        if await transaction.count_endpoints(self.endpoint.tenant.organization_id) >= self.most:
+            raise TooManyEndpoints(f"the organization has {self.most} endpoints, which is the limit; delete one first")
+        await transaction.add_endpoint(self.endpoint)
+        await _add_revision(transaction, self.endpoint, RevisionCause.CREATED, self.actor, self.endpoint.created_at)
+        return self.endpoint
+
+
+class EndpointPatch(msgspec.Struct, frozen=True):
+    """The fields to change; those left UNSET stay as they are."""
+
+    url: str | UnsetType = UNSET
+    events: tuple[str, ...] | UnsetType = UNSET
+    description: str | None | UnsetType = UNSET
+    api_version: str | None | UnsetType = UNSET
+    is_active: bool | UnsetType = UNSET
+
+
+class UpdateEndpoint(msgspec.Struct, frozen=True):
+    """Changes the given fields of an endpoint. Raises EndpointNotFound."""
+
+    tenant: Tenant
+    endpoint_id: str
+    patch: EndpointPatch
+    actor: str
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        after, cause = self._patched(before)
+        if after == before:
+            return before
+        return await _save(transaction, after, cause, self.actor, self.at)
+
+    def _patched(self, before: Endpoint) -> tuple[Endpoint, RevisionCause]:
+        patch = self.patch
+        changes = {
+            name: value
+            for name in ("url", "events", "description", "api_version")
+            if (value := getattr(patch, name)) is not UNSET
+        }
+        after = replace(before, **changes)
+        if after.url != before.url:
+            # Another receiver: what the last one did says nothing about it.
+            after = replace(after, failed_in_row=0, paused_until=None)
+        if patch.is_active is True and not before.is_active:
+            return enabled(after), RevisionCause.ENABLED
+        if patch.is_active is False and before.is_active:
+            return disabled(after, DisabledReason.USER, self.at), RevisionCause.DISABLED
+        return after, RevisionCause.UPDATED
+
+
+class DeleteEndpoint(msgspec.Struct, frozen=True):
+    """Deletes an endpoint for good. Raises EndpointNotFound."""
+
+    tenant: Tenant
+    endpoint_id: str
+    actor: str
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        return await _save(transaction, deleted(before, self.at), RevisionCause.DELETED, self.actor, self.at)

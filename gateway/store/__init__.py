@@ -1,0 +1,1 @@
+"""The only place that knows SQL: one protocol, a backend for each database."""

@@ -1,0 +1,297 @@
+"""What the rest of the gateway asks of a store: small protocols by role, each promising a guarantee.
+
+`tests/contract` holds every promise as a test that runs on each backend. All methods raise `StoreUnavailable` when
+the store cannot do it at the moment; a transaction that raised has changed nothing.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from gateway.clock import Timestamp
+from gateway.model import (
+    AcceptedEvent,
+    ApiKey,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    DueDelivery,
+    Endpoint,
+    IdempotentAnswer,
+    Organization,
+    Reason,
+    Result,
+    Revision,
+    Tenant,
+)
+
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
+
+SCAN_LIMIT = 10_000
+"""Rows that a filtered list walks for one page; the page then ends early, with a place to go on."""
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """Some rows of a list, newest first. `next_below` is the id to go on below; None on the last page."""
+
+    items: Sequence[T]
+    next_below: str | None
+
+
+class EventFilter(msgspec.Struct, frozen=True):
+    """Which events a list shows; None does not filter. `since` is inclusive, `until` exclusive, on `created_at`."""
+
+    type: str | None = None
+    external_id: str | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+
+
+class DeliveryFilter(msgspec.Struct, frozen=True):
+    """Which deliveries a list shows; None does not filter. `since` is inclusive, `until` exclusive, on `created_at`."""
+
+    endpoint_id: str | None = None
+    event_id: str | None = None
+    event_type: str | None = None
+    state: DeliveryState | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+
+
+class NewEvent(msgspec.Struct, frozen=True):
+    """An event about to be stored, with the tenant's revision that it was matched against."""
+
+    event: AcceptedEvent
+    revision: int
+
+
+class ActiveEndpoints(msgspec.Struct, frozen=True):
+    """A tenant's active endpoints as of a revision, and the API version that its organization is pinned to."""
+
+    revision: int
+    endpoints: tuple[Endpoint, ...]
+    pinned_version: str | None
+
+
+class LaneWork(msgspec.Struct, frozen=True):
+    """An endpoint that has work in the store."""
+
+    endpoint: Endpoint
+    has_first_attempts: bool
+    next_retry_at: Timestamp | None
+    has_manual: bool
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """What a lane asks for: up to `limit` deliveries that are due at `now`, and none that is in `held`."""
+
+    endpoint: Endpoint  # deliveries of an earlier activation are not handed out
+    now: Timestamp
+    limit: int
+    max_bytes: int  # of event data; the delivery that passes it is the last
+    held: Collection[str]  # ids of deliveries
+    manual: bool = True  # which kinds to look for
+    retries: bool = True
+    first: bool = True
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """The answer to a claim."""
+
+    manual: Sequence[DueDelivery] = ()  # retries by hand, oldest first
+    retries: Sequence[DueDelivery] = ()  # later attempts, earliest due first
+    first: Sequence[DueDelivery] = ()  # first attempts, oldest first
+    more_first: bool = False  # first attempts were left behind
+    more_manual: bool = False  # retries by hand were left behind for want of room
+    blocked_manual: bool = False  # retries by hand were left behind because their delivery is held
+    next_retry_at: Timestamp | None = None  # of the earliest later attempt that was left behind
+
+
+class Effects(msgspec.Struct):
+    """What a transaction did that others in the process hold in memory; acted on after its commit."""
+
+    endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # added or saved, as they are now
+    retried_endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # those with a new retry by hand
+    keys: list[ApiKey] = msgspec.field(default_factory=list)  # added or revoked, as they are now
+    organizations: list[Organization] = msgspec.field(default_factory=list)  # pinned
+
+
+class Transaction(Protocol):
+    """One atomic set of changes. What it reads includes what it has written."""
+
+    effects: Effects
+
+    # Endpoints
+
+    async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
+        """The endpoint, unless it is deleted."""
+
+    async def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
+        """The endpoint of any tenant, deleted ones included."""
+
+    async def count_endpoints(self, organization_id: str) -> int:
+        """How many endpoints the organization has in both modes, deleted ones left out."""
+
+    async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
+        """What events of the tenant are matched against."""
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        """Stores a new endpoint."""
+
+    async def save_endpoint(self, endpoint: Endpoint) -> None:
+        """Stores all of an endpoint that exists."""
+
+    async def add_revision(self, revision: Revision) -> int:
+        """Numbers the change (whatever `revision.number` says) and stores it; the number."""
+
+    async def reset_failures(self, endpoint_ids: Collection[str]) -> None:
+        """Sets `failed_in_row` to 0."""
+
+    async def pause_endpoints(self, pauses: Sequence[tuple[str, Timestamp]]) -> None:
+        """Keeps, for each endpoint id, the later of the pause that it has and the one given."""
+
+    async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
+        """Stores `canceled` for up to *limit* pending deliveries of earlier activations; how many it was."""
+
+    async def mark_swept(self, endpoint: Endpoint) -> None:
+        """Remembers that no delivery of an activation before this one waits any more."""
+
+    # Events and deliveries
+
+    async def events_by_external_id(
+        self, external_ids: Collection[tuple[Tenant, str]]
+    ) -> dict[tuple[Tenant, str], AcceptedEvent]:
+        """The stored events that have these external ids."""
+
+    async def add_events(self, events: Sequence[NewEvent]) -> None:
+        """Stores new events."""
+
+    async def add_deliveries(self, deliveries: Sequence[tuple[Tenant, DueDelivery]]) -> None:
+        """Stores new pending deliveries. Those triggered by a test are never handed out to a lane."""
+
+    async def record_results(self, results: Sequence[Result]) -> None:
+        """Stores attempts, and what they mean for their deliveries: a success delivers from any state; a failure
+        moves a delivery only when it is pending and its endpoint's activation has not passed."""
+
+    async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
+        """The delivery; one whose endpoint's activation has passed shows as canceled."""
+
+    async def add_retry(self, retry_id: str, delivery: Delivery, endpoint: Endpoint) -> None:
+        """Queues a retry by hand of *delivery*, which goes to *endpoint*."""
+
+    async def interrupt_tests(self, at: Timestamp) -> int:
+        """Fails the test deliveries that are still pending (`interrupted`); how many it was."""
+
+    async def expire(self, before: Timestamp, at: Timestamp, *, limit: int) -> int:
+        """Fails deliveries made before *before* that are still pending (`expired`), going on where the last call ended
+        and looking at up to *limit*; how many it looked at, 0 when all are done."""
+
+    async def prune(self, before: Timestamp, *, limit: int) -> int:
+        """Deletes up to *limit* events made before *before* with their deliveries and attempts; how many events it was."""
+
+    # Keys, organizations, idempotency
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Stores a new key."""
+
+    async def revoke_key(self, key_id: str, tenant: Tenant | None, at: Timestamp) -> ApiKey | None:
+        """Ends a key, with a *tenant* only one of that tenant; the key as it is now, or None when there is none."""
+
+    async def touch_keys(self, used: Collection[tuple[str, Timestamp]]) -> None:
+        """Stores when keys were last used."""
+
+    async def pin_organization(self, organization: Organization) -> None:
+        """Stores what an organization is pinned to."""
+
+    async def save_answer(self, answer: IdempotentAnswer) -> None:
+        """Keeps the answer to an idempotent request, in place of one that has expired."""
+
+    async def forget_answers(self, expired_before: Timestamp, *, limit: int) -> int:
+        """Deletes up to *limit* expired answers; how many it was."""
+
+
+class Change(Protocol[R_co]):
+    """A piece of work that runs inside the writer's next transaction, before the events of that transaction are
+    matched. A `GatewayError` that it raises before it has written anything is its own; all else breaks the batch."""
+
+    async def apply(self, transaction: Transaction) -> R_co:
+        """Does the work."""
+
+
+class Changer(Protocol):
+    """Who runs changes."""
+
+    async def change(self, change: Change[T]) -> T:
+        """Runs *change* in the next commit; its outcome after that.
+
+        Raises the GatewayError that the change raises, StoreUnavailable, Stopping.
+        """
+
+
+class Intake(Protocol):
+    """The writing side. One caller at a time."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Begins; commits at the end of the block, synced to disk, or rolls back when the block raises."""
+
+    async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
+        """Due deliveries for each claim, in the claims' order. Called between transactions."""
+
+    async def lane_work(self) -> Sequence[LaneWork]:
+        """The endpoints that have work waiting, in the time it takes to look at each of them."""
+
+    async def unswept_endpoints(self) -> Sequence[Endpoint]:
+        """The endpoints of which deliveries of an earlier activation may still be waiting."""
+
+
+class Log(Protocol):
+    """The reading side; any number of callers. Reads never stand in a writer's way and end after a second."""
+
+    async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
+        """The endpoint, unless it is deleted."""
+
+    async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
+        """Endpoints with ids below *below*, deleted ones left out."""
+
+    async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
+        """The event with its data."""
+
+    async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
+        """Events without their data (it is empty), with ids below *below*."""
+
+    async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
+        """The delivery; one whose endpoint's activation has passed shows as canceled."""
+
+    async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
+        """Deliveries with ids below *below*."""
+
+    async def attempts(self, tenant: Tenant, delivery_id: str) -> Sequence[Attempt]:
+        """A delivery's attempts by number, at most 1,000."""
+
+    async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
+        """The tenant's revisions with numbers above *after*, in order."""
+
+    async def keys(self, tenant: Tenant | None, *, below: str | None, limit: int) -> Page[ApiKey]:
+        """A tenant's keys, or with None everybody's, those not revoked."""
+
+    async def all_keys(self) -> Sequence[ApiKey]:
+        """Every key that is not revoked."""
+
+    async def organizations(self) -> Sequence[Organization]:
+        """The organizations that are pinned or have had an endpoint or a key, by id."""
+
+    async def answer(self, key_hash: bytes, now: Timestamp) -> IdempotentAnswer | None:
+        """The kept answer to an idempotent request, unless it has expired."""
+
+    async def cursor_key(self) -> bytes:
+        """32 random bytes, made with the store, that cursors are sealed with."""
+
+    async def check(self) -> None:
+        """Returns when the store can be read."""
+
+
+class Store(Intake, Log, Protocol):
+    """A store, open."""

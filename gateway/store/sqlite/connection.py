@@ -1,0 +1,130 @@
+"""Connections to the file: how they are set up, and what their errors mean."""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+
+from gateway.errors import StoreLocked, StoreUnavailable
+
+READ_SECONDS = 1.0
+"""A read that takes longer is ended."""
+
+_WRITER_PRAGMAS = """
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA secure_delete = ON;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -65536;
+PRAGMA wal_autocheckpoint = 4000;
+PRAGMA journal_size_limit = 67108864;
+PRAGMA trusted_schema = OFF;
+PRAGMA busy_timeout = 5000;
+"""
+# SQLite before 3.51.3 can corrupt a WAL file when two connections commit and checkpoint at once: readers do neither.
+_READER_PRAGMAS = """
+PRAGMA query_only = ON;
+PRAGMA wal_autocheckpoint = 0;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -16384;
+PRAGMA trusted_schema = OFF;
+PRAGMA busy_timeout = 1000;
+"""
+_STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's virtual machine; under a millisecond
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turns the driver's errors about the file and the machine into StoreUnavailable; errors of the statement stay."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"the store does not answer: {error}") from error
+    except ValueError as error:
+        if str(error) in {"Connection closed", "no active connection"}:
+            raise StoreUnavailable("the store is closed") from error
+        raise
+
+
+async def open_writer(path: Path) -> aiosqlite.Connection:
+    """The connection that writes. Raises StoreUnavailable."""
+    return await _open(path, _WRITER_PRAGMAS)
+
+
+async def open_reader(path: Path) -> "Reader":
+    """A connection that only reads. Raises StoreUnavailable."""
+    connection = await _open(path, _READER_PRAGMAS)
+    reader = Reader(connection)
+    await connection.set_progress_handler(reader.is_late, _STEPS_BETWEEN_LOOKS)
+    return reader
+
+
+async def _open(path: Path, pragmas: str) -> aiosqlite.Connection:
+    with translated():
+        connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+        try:
+            await connection.executescript(pragmas)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
+class Reader:
+    """A reading connection whose reads end after READ_SECONDS. One caller at a time."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+
+    def is_late(self) -> bool:
+        """Asked by SQLite while it works; True ends the statement."""
+        return time.monotonic() > self._deadline
+
+    async def rows(self, sql: str, parameters: Mapping[str, object]) -> list[Any]:
+        """The rows of one statement. Raises StoreUnavailable, also when it took too long."""
+        self._deadline = time.monotonic() + READ_SECONDS
+        with translated():
+            return list(await self._connection.execute_fetchall(sql, parameters))
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        self._deadline = float("inf")
+        await self._connection.close()
+
+
+class FileLock:
+    """Keeps a second process from the same file for as long as this one lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        """Raises StoreLocked."""
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise StoreLocked(
+                f"another gateway (process {holder}) has the store {self._path.with_suffix('')} open; stop it first, "
+                f"or give this one a `store.url` of its own"
+            ) from error
+        os.truncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            os.close(self._file)

@@ -1,0 +1,39 @@
+"""A look at the file that changes nothing, for `gateway check`."""
+
+from pathlib import Path
+
+import msgspec
+
+from gateway.errors import StoreUnavailable
+from gateway.store import migrate
+from gateway.store.sqlite.connection import FileLock, open_reader
+
+_DIALECT = "sqlite"
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What was found."""
+
+    migration: int  # the last one that was applied; 0: the file is empty
+    pending: int  # migrations that are still to be applied
+    damage: str | None  # what SQLite's quick check found first; None also when it did not finish within a read's second
+
+
+async def look_at(path: Path) -> Inspection:
+    """The state of the store in the file *path*, which exists. Holds the file's lock meanwhile.
+
+    Raises StoreLocked, SchemaMismatch, StoreUnavailable.
+    """
+    with FileLock(path):
+        reader = await open_reader(path)
+        try:
+            has_table = await reader.rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'", {})
+            applied = dict(await reader.rows("SELECT number, checksum FROM migrations", {})) if has_table else {}
+            pending = migrate.pending(migrate.available(_DIALECT), applied)
+            try:
+                (verdict,) = (await reader.rows("PRAGMA quick_check(1)", {}))[0]
+            except StoreUnavailable:
+                verdict = "ok"  # too large to be checked in a second
+        finally:
+            await reader.close()
+    return Inspection(max(applied, default=0), len(pending), None if verdict == "ok" else str(verdict))

@@ -1,0 +1,182 @@
+"""What has happened, read: lists newest first, a page at a time, each along an index."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway import ids
+from gateway.clock import Timestamp
+from gateway.model import (
+    AcceptedEvent,
+    ApiKey,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Endpoint,
+    IdempotentAnswer,
+    Organization,
+    Revision,
+    Tenant,
+)
+from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
+from gateway.store.sqlite import rows
+from gateway.store.sqlite.connection import Reader, open_reader
+
+READERS = 3
+
+_ABOVE_ALL = "~"  # sorts after every id
+T = TypeVar("T")
+
+
+class SqliteLog:
+    """See `store.protocol.Log`."""
+
+    def __init__(self, sql: Mapping[str, str]) -> None:
+        self._sql = sql
+        self._readers: list[Reader] = []
+        self._idle: asyncio.LifoQueue[Reader] = asyncio.LifoQueue()
+
+    async def open_log(self, path: Path) -> None:
+        """Opens the readers. Raises StoreUnavailable."""
+        for _ in range(READERS):
+            reader = await open_reader(path)
+            self._readers.append(reader)
+            self._idle.put_nowait(reader)
+
+    async def close_log(self) -> None:
+        """Closes the readers."""
+        while self._readers:
+            await self._readers.pop().close()
+
+    @asynccontextmanager
+    async def _reader(self) -> AsyncIterator[Reader]:
+        reader = await self._idle.get()
+        try:
+            yield reader
+        finally:
+            self._idle.put_nowait(reader)
+
+    async def _rows(self, name: str, parameters: Mapping[str, object]) -> list[Any]:
+        async with self._reader() as reader:
+            # Shielded: a read that is left alone goes on in its thread, and its connection must not be handed on meanwhile.
+            return await _to_the_end(asyncio.ensure_future(reader.rows(self._sql[name], parameters)))
+
+    async def _one(self, name: str, parameters: Mapping[str, object]) -> Any:
+        found = await self._rows(name, parameters)
+        return found[0] if found else None
+
+    # Lists
+
+    async def _page(
+        self, name: str, parameters: Mapping[str, object], limit: int, build: Callable[[rows.Row], T], id_of: Callable[[T], str]
+    ) -> Page[T]:
+        """A page of the statement *name*, whose walk is bounded by SCAN_LIMIT rows when it has a `_scan_end`."""
+        # Without a filter nothing is passed over, so there is no need to walk further than the page.
+        filters = parameters.keys() & {"type", "endpoint_id", "event_id", "event_type", "state"}
+        is_filtered = any(parameters[filter_name] is not None for filter_name in filters)
+        scan = SCAN_LIMIT if is_filtered else limit + 1
+        found = await self._rows(name, {**parameters, "limit": limit + 1, "scan": scan})
+        items = [build(row) for row in found[:limit]]
+        if len(found) > limit:
+            return Page(items, id_of(items[-1]))
+        scan_end = f"{name}_scan_end"
+        if is_filtered and scan_end in self._sql and (row := await self._one(scan_end, {**parameters, "scan": SCAN_LIMIT})):
+            return Page(items, row[0])
+        return Page(items, None)
+
+    async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
+        parameters = {**rows.tenant_parameters(tenant), "below": below or _ABOVE_ALL}
+        return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
+
+    async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
+        parameters = {
+            **rows.tenant_parameters(tenant),
+            **_bounds(ids.EVENT, below, only.since, only.until),
+            "type": only.type,
+        }
+        if only.external_id is not None:
+            found = await self._rows("events_of_external_id", {**parameters, "external_id": only.external_id})
+            return Page([rows.event(row) for row in found], None)
+        return await self._page("events", parameters, limit, rows.event, lambda event: event.id)
+
+    async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
+        parameters = {
+            **rows.tenant_parameters(tenant),
+            **_bounds(ids.DELIVERY, below, only.since, only.until),
+            "endpoint_id": only.endpoint_id,
+            "event_id": only.event_id,
+            "event_type": only.event_type,
+            "state": only.state,
+        }
+        return await self._page(_narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id)
+
+    async def keys(self, tenant: Tenant | None, *, below: str | None, limit: int) -> Page[ApiKey]:
+        name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
+        reach = {} if tenant is None else rows.tenant_parameters(tenant)
+        return await self._page(name, {**reach, "below": below or _ABOVE_ALL}, limit, rows.key, lambda key: key.id)
+
+    # Single things
+
+    async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
+        row = await self._one("endpoint", {**rows.tenant_parameters(tenant), "id": endpoint_id})
+        return row and rows.endpoint(row)
+
+    async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
+        row = await self._one("event", {**rows.tenant_parameters(tenant), "id": event_id})
+        return row and rows.event(row)
+
+    async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
+        row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
+        return row and rows.delivery(row)
+
+    async def attempts(self, tenant: Tenant, delivery_id: str) -> Sequence[Attempt]:
+        found = await self._rows("attempts", {**rows.tenant_parameters(tenant), "delivery_id": delivery_id})
+        return [rows.attempt(row) for row in found]
+
+    async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
+        found = await self._rows("revisions", {**rows.tenant_parameters(tenant), "after": after, "limit": limit})
+        return [rows.revision(row) for row in found]
+
+    async def all_keys(self) -> Sequence[ApiKey]:
+        return [rows.key(row) for row in await self._rows("all_keys", {})]
+
+    async def organizations(self) -> Sequence[Organization]:
+        return [Organization(*row) for row in await self._rows("organizations", {})]
+
+    async def answer(self, key_hash: bytes, now: Timestamp) -> IdempotentAnswer | None:
+        row = await self._one("answer", {"key_hash": key_hash, "now": now})
+        return row and IdempotentAnswer(*row)
+
+    async def cursor_key(self) -> bytes:
+        return bytes((await self._one("meta", {"name": "cursor_key"}))[0])
+
+    async def check(self) -> None:
+        await self._rows("meta", {"name": "cursor_key"})
+
+
+def _bounds(prefix: str, below: str | None, since: Timestamp | None, until: Timestamp | None) -> dict[str, object]:
+    """A span of time as a span of ids, since ids tell the time of making."""
+    top = _ABOVE_ALL if until is None else ids.floor(prefix, until)
+    return {"below": min(top, below or _ABOVE_ALL), "since": "" if since is None else ids.floor(prefix, since)}
+
+
+def _narrowest(only: DeliveryFilter) -> str:
+    """The statement whose index leaves the least to walk."""
+    if only.event_id is not None:
+        return "deliveries_of_event"
+    if only.endpoint_id is not None:
+        return "deliveries_of_endpoint"
+    if only.state is DeliveryState.FAILED:
+        return "deliveries_failed"
+    return "deliveries_of_tenant"
+
+
+async def _to_the_end(work: "asyncio.Future[T]") -> T:
+    """The result of *work*, which is waited for even when the caller is cancelled."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

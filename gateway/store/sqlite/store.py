@@ -1,0 +1,258 @@
+"""The embedded store as a whole: opening, migrating, transactions whose end is always known, claims, closing."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import aiosqlite
+import msgspec
+
+from gateway.errors import StoreUnavailable
+from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant
+from gateway.store import migrate, queries
+from gateway.store.protocol import Claim, Claimed, LaneWork
+from gateway.store.sqlite import rows
+from gateway.store.sqlite.connection import FileLock, open_writer, translated
+from gateway.store.sqlite.log import SqliteLog
+from gateway.store.sqlite.transaction import ExpiryCursor, SqliteTransaction
+
+DIALECT = "sqlite"
+_REOPEN_SECONDS = 0.25
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SqliteStore(SqliteLog):
+    """See `store.protocol.Store`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(queries.load(DIALECT))
+        self._path = path
+        self._writer: aiosqlite.Connection | None = None
+        self._batch = 0
+        self._expiry = ExpiryCursor()
+        self._close = contextlib.AsyncExitStack()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, path: Path) -> AsyncIterator[Self]:
+        """The store in the file *path*, made and migrated when need be, and locked against other processes.
+
+        Raises StoreLocked, SchemaMismatch, StoreUnavailable.
+        """
+        store = cls(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            store._close.enter_context(lock)
+        except OSError as error:
+            raise StoreUnavailable(f"the store {path} cannot be opened: {error.strerror}") from error
+        async with store._close:
+            # The writer opens first and closes last, so that no reader ever recovers or checkpoints the file.
+            store._close.push_async_callback(store._close_writer)
+            await store._migrate()
+            store._close.push_async_callback(store.close_log)
+            await store.open_log(path)
+            yield store
+
+    async def _connection(self) -> aiosqlite.Connection:
+        if self._writer is None:
+            self._writer = await open_writer(self._path)
+        return self._writer
+
+    async def _close_writer(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            with contextlib.suppress(Exception):  # it is being given up: nothing depends on how it closes
+                await writer.close()
+
+    async def _migrate(self) -> None:
+        connection = await self._connection()
+        with translated():
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT"
+            )
+            applied = dict(await connection.execute_fetchall("SELECT number, checksum FROM migrations"))
+            for migration in migrate.pending(migrate.available(DIALECT), applied):
+                record = f"INSERT INTO migrations VALUES ({migration.number}, '{migration.name}', '{migration.checksum}');"  # noqa: S608 - our own file's name
+                await connection.executescript(f"BEGIN IMMEDIATE;\n{migration.sql}\n{record}\nCOMMIT;")
+            for name, value in (("cursor_key", secrets.token_bytes(32)), ("last_batch", 0)):
+                await connection.execute("INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, value))
+            self._batch = await self._last_batch()
+
+    async def _last_batch(self) -> int:
+        with translated():
+            found = await (await self._connection()).execute_fetchall(self._sql["meta"], {"name": "last_batch"})
+        return int(next(iter(found))[0])
+
+    # Transactions
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[SqliteTransaction]:
+        """See `store.protocol.Intake.transaction`."""
+        connection = await self._connection()
+        batch = self._batch + 1
+        try:
+            with translated():
+                # One hop for both: the number of the batch is committed with it, see `_was_committed`.
+                await connection.executescript(
+                    f"BEGIN IMMEDIATE; UPDATE meta SET value = {batch} WHERE name = 'last_batch';"  # noqa: S608 - an int
+                )
+                transaction = SqliteTransaction(connection, self._sql, self._expiry)
+                expiry_before = self._expiry.after
+                try:
+                    yield transaction
+                except BaseException:
+                    self._expiry.after = expiry_before
+                    await connection.rollback()
+                    raise
+        except StoreUnavailable:
+            # The file may have been replaced, or the connection may be stuck in a broken transaction.
+            await self._close_writer()
+            raise
+        try:
+            with translated():
+                await connection.execute("COMMIT")
+        except StoreUnavailable:
+            if not await self._was_committed(batch):
+                self._expiry.after = expiry_before
+                raise
+        self._batch = batch
+
+    async def _was_committed(self, batch: int) -> bool:
+        """Whether a commit that ended in an error took effect. Asks a fresh connection until there is an answer:
+        nobody may be told anything before."""
+        while True:
+            await self._close_writer()
+            with contextlib.suppress(StoreUnavailable):
+                return await self._last_batch() == batch
+            await asyncio.sleep(_REOPEN_SECONDS)
+
+    # Claims
+
+    async def _select(self, name: str, parameters: Mapping[str, object]) -> list[Any]:
+        with translated():
+            return list(await (await self._connection()).execute_fetchall(self._sql[name], parameters))
+
+    async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
+        """See `store.protocol.Intake.claim`."""
+        chosen = [await self._choose(claim) for claim in claims]
+        wanted = {
+            (claim.endpoint.tenant, row[1])
+            for claim, choice in zip(claims, chosen, strict=True)
+            for row in (*choice.manual, *choice.retries, *choice.first)
+        }
+        events = await self._events(wanted)
+        return [_handed_out(claim, choice, events) for claim, choice in zip(claims, chosen, strict=True)]
+
+    async def _choose(self, claim: Claim) -> "_Choice":
+        """The rows to hand out, without their events' data."""
+        budget = _Budget(claim.limit, claim.max_bytes)
+        parameters: dict[str, object] = {
+            "endpoint_id": claim.endpoint.id,
+            "activation": claim.endpoint.activation,
+            "now": claim.now,
+            "held": _encode(list(claim.held)).decode(),
+        }
+        choice = _Choice()
+        if claim.manual:
+            found = await self._select("claim_manual", {**parameters, "limit": budget.limit + 1})
+            choice.manual = budget.spend(found)
+            choice.more_manual = len(found) > len(choice.manual)
+            # What is left without being offered belongs to deliveries that are held, or to ones just handed out.
+            waiting = await self._select("count_manual", {"endpoint_id": claim.endpoint.id})
+            choice.blocked_manual = waiting[0][0] > len(found)
+            parameters["held"] = _encode([*claim.held, *(row[0] for row in choice.manual)]).decode()
+        if claim.retries and claim.endpoint.is_active:
+            choice.retries = budget.spend(await self._select("claim_retries", {**parameters, "limit": budget.limit}))
+            held = [*claim.held, *(row[0] for row in (*choice.manual, *choice.retries))]
+            ((choice.next_retry_at,),) = await self._select("next_retry_at", {**parameters, "held": _encode(held).decode()})
+        if claim.first and claim.endpoint.is_active:
+            found = await self._select("claim_first", {**parameters, "limit": budget.limit + 1})
+            choice.first = budget.spend(found)
+            choice.more_first = len(found) > len(choice.first)
+        return choice
+
+    async def _events(self, wanted: set[tuple[Tenant, str]]) -> dict[str, AcceptedEvent]:
+        if not wanted:
+            return {}
+        keys = [(tenant.organization_id, tenant.mode, event_id) for tenant, event_id in wanted]
+        found = await self._select("events_by_id", {"wanted": _encode(keys).decode()})
+        return {event.id: event for event in map(rows.event, found)}
+
+    async def lane_work(self) -> Sequence[LaneWork]:
+        """See `store.protocol.Intake.lane_work`."""
+        return [
+            LaneWork(
+                endpoint=rows.endpoint(row),
+                has_first_attempts=bool(row[rows.ENDPOINT_COLUMNS]),
+                next_retry_at=row[rows.ENDPOINT_COLUMNS + 1],
+                has_manual=bool(row[rows.ENDPOINT_COLUMNS + 2]),
+            )
+            for row in await self._select("lane_work", {})
+        ]
+
+    async def unswept_endpoints(self) -> Sequence[Endpoint]:
+        """See `store.protocol.Intake.unswept_endpoints`."""
+        return [rows.endpoint(row) for row in await self._select("unswept_endpoints", {})]
+
+
+class _Choice:
+    """Rows picked for one claim."""
+
+    def __init__(self) -> None:
+        self.manual: list[Any] = []
+        self.retries: list[Any] = []
+        self.first: list[Any] = []
+        self.more_first = self.more_manual = self.blocked_manual = False
+        self.next_retry_at: int | None = None
+
+
+class _Budget:
+    """How many deliveries, of how many bytes, a claim may still take."""
+
+    def __init__(self, limit: int, max_bytes: int) -> None:
+        self.limit = limit
+        self._bytes_left = max_bytes
+
+    def spend(self, found: list[Any]) -> list[Any]:
+        """The first rows of *found* that the budget pays for; the one that passes the bytes is the last."""
+        taken = []
+        for row in found:
+            if self.limit <= 0 or self._bytes_left <= 0:
+                break
+            taken.append(row)
+            self.limit -= 1
+            self._bytes_left -= row[-1]
+        return taken
+
+
+def _handed_out(claim: Claim, choice: _Choice, events: Mapping[str, AcceptedEvent]) -> Claimed:
+    def due(row: Any) -> DueDelivery:
+        return DueDelivery(
+            id=row[0],
+            endpoint_id=claim.endpoint.id,
+            event=events[row[1]],
+            api_version=row[2],
+            activation=row[3],
+            attempt_count=row[4],
+            scheduled_count=row[5],
+            due_at=row[6],
+            created_at=row[7],
+            retry_id=row[8],
+            trigger=DeliveryTrigger(row[9]),
+        )
+
+    return Claimed(
+        manual=[due(row) for row in choice.manual],
+        retries=[due(row) for row in choice.retries],
+        first=[due(row) for row in choice.first],
+        more_first=choice.more_first,
+        more_manual=choice.more_manual,
+        blocked_manual=choice.blocked_manual,
+        next_retry_at=choice.next_retry_at,
+    )

@@ -1,0 +1,255 @@
+"""One transaction on the writing connection. Each call is a hop to the connection's thread, so rows go in groups."""
+
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import aiosqlite
+import msgspec
+from msgspec.structs import replace
+
+from gateway.clock import Timestamp
+from gateway.model import (
+    AcceptedEvent,
+    ApiKey,
+    Delivery,
+    DeliveryState,
+    DueDelivery,
+    Endpoint,
+    IdempotentAnswer,
+    Organization,
+    Reason,
+    Result,
+    Revision,
+    Tenant,
+)
+from gateway.store import queries
+from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent
+from gateway.store.sqlite import rows
+
+MAX_ROWS = 128
+"""Of one statement."""
+
+_encode = msgspec.json.Encoder().encode
+_with_rows = functools.cache(queries.with_rows)
+
+
+class SqliteTransaction:
+    """See `store.protocol.Transaction`."""
+
+    def __init__(self, connection: aiosqlite.Connection, sql: Mapping[str, str], expiry: "ExpiryCursor") -> None:
+        self._connection = connection
+        self._sql = sql
+        self._expiry = expiry
+        self.effects = Effects()
+
+    async def _rows(self, name: str, parameters: Mapping[str, object]) -> list[Any]:
+        return list(await self._connection.execute_fetchall(self._sql[name], parameters))
+
+    async def _one(self, name: str, parameters: Mapping[str, object]) -> Any:
+        found = await self._rows(name, parameters)
+        return found[0] if found else None
+
+    async def _run(self, name: str, parameters: Mapping[str, object]) -> int:
+        """How many rows it changed."""
+        return (await self._connection.execute(self._sql[name], parameters)).rowcount
+
+    async def _run_many(self, name: str, parameters: Iterable[Sequence[object]]) -> None:
+        await self._connection.executemany(self._sql[name], parameters)
+
+    async def _run_rows(self, name: str, values: Sequence[Sequence[object]]) -> None:
+        """Runs a statement of many rows, in powers of two of them so that few statements have to be prepared.
+
+        Not `executemany`, which takes the interpreter's lock again for each row: that makes the thread wait for the
+        busy event loop as many times."""
+        start = 0
+        while start < len(values):
+            count = min(MAX_ROWS, 1 << ((len(values) - start).bit_length() - 1))
+            parameters = [value for row in values[start : start + count] for value in row]
+            await self._connection.execute(_with_rows(self._sql[name], count), parameters)
+            start += count
+
+    # Endpoints
+
+    async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
+        row = await self._one("endpoint", {**rows.tenant_parameters(tenant), "id": endpoint_id})
+        return row and rows.endpoint(row)
+
+    async def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
+        row = await self._one("endpoint_by_id", {"id": endpoint_id})
+        return row and rows.endpoint(row)
+
+    async def count_endpoints(self, organization_id: str) -> int:
+        return int((await self._one("count_endpoints", {"organization_id": organization_id}))[0])
+
+    async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
+        parameters = rows.tenant_parameters(tenant)
+        (revision,) = await self._one("last_revision", parameters)
+        pinned = await self._one("pinned_version", {"organization_id": tenant.organization_id})
+        endpoints = await self._rows("active_endpoints", parameters)
+        return ActiveEndpoints(revision or 0, tuple(map(rows.endpoint, endpoints)), pinned[0] if pinned else None)
+
+    async def add_endpoint(self, endpoint: Endpoint) -> None:
+        await self._run("add_endpoint", rows.endpoint_parameters(endpoint))
+        self.effects.endpoints.append(endpoint)
+
+    async def save_endpoint(self, endpoint: Endpoint) -> None:
+        await self._run("save_endpoint", rows.endpoint_parameters(endpoint))
+        if endpoint.deleted_at is not None:
+            await self._run("drop_retries", {"endpoint_id": endpoint.id})
+        self.effects.endpoints.append(endpoint)
+
+    async def add_revision(self, revision: Revision) -> int:
+        (last,) = await self._one("last_revision", rows.tenant_parameters(revision.tenant))
+        number = (last or 0) + 1
+        await self._run("add_revision", rows.revision_parameters(revision, number))
+        return number
+
+    async def reset_failures(self, endpoint_ids: Collection[str]) -> None:
+        await self._run_many("reset_failures", [(endpoint_id,) for endpoint_id in endpoint_ids])
+
+    async def pause_endpoints(self, pauses: Sequence[tuple[str, Timestamp]]) -> None:
+        await self._run_many("pause_endpoint", pauses)
+
+    async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
+        parameters = {"endpoint_id": endpoint.id, "activation": endpoint.activation, "reason": reason, "at": at, "limit": limit}
+        return await self._run("cancel_passed", parameters)
+
+    async def mark_swept(self, endpoint: Endpoint) -> None:
+        await self._run("mark_swept", {"id": endpoint.id, "activation": endpoint.activation})
+
+    # Events and deliveries
+
+    async def events_by_external_id(
+        self, external_ids: Collection[tuple[Tenant, str]]
+    ) -> dict[tuple[Tenant, str], AcceptedEvent]:
+        wanted = [(tenant.organization_id, tenant.mode, external_id) for tenant, external_id in external_ids]
+        found = await self._rows("events_by_external_id", {"wanted": _encode(wanted).decode()})
+        events = map(rows.event, found)
+        return {(event.tenant, event.external_id): event for event in events if event.external_id is not None}
+
+    async def add_events(self, events: Sequence[NewEvent]) -> None:
+        await self._run_rows(
+            "add_events",
+            [
+                (
+                    event.tenant.organization_id,
+                    event.tenant.mode,
+                    event.id,
+                    event.type,
+                    event.timestamp,
+                    event.external_id,
+                    event.created_at,
+                    new.revision,
+                    event.data,
+                )
+                for new in events
+                for event in (new.event,)
+            ],
+        )
+
+    async def add_deliveries(self, deliveries: Sequence[tuple[Tenant, DueDelivery]]) -> None:
+        await self._run_rows(
+            "add_deliveries",
+            [
+                (
+                    tenant.organization_id,
+                    tenant.mode,
+                    due.id,
+                    due.endpoint_id,
+                    due.event.id,
+                    due.event.type,
+                    due.trigger,
+                    due.activation,
+                    due.api_version,
+                    None if due.trigger == "test" else due.due_at,
+                    due.created_at,
+                )
+                for tenant, due in deliveries
+            ],
+        )
+
+    async def record_results(self, results: Sequence[Result]) -> None:
+        await self._run_rows("add_attempts", list(map(rows.attempt_values, results)))
+        successes = [rows.success_values(result) for result in results if result.verdict.state is DeliveryState.DELIVERED]
+        if successes:
+            await self._run_rows("record_successes", successes)
+        failures = [rows.failure_values(result) for result in results if result.verdict.state is not DeliveryState.DELIVERED]
+        if failures:
+            await self._run_rows("record_failures", failures)
+        retries = [(result.due.retry_id,) for result in results if result.due.retry_id is not None]
+        if retries:
+            await self._run_many("remove_retry", retries)
+
+    async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
+        row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
+        return row and rows.delivery(row)
+
+    async def add_retry(self, retry_id: str, delivery: Delivery, endpoint: Endpoint) -> None:
+        await self._run(
+            "add_retry",
+            {
+                **rows.tenant_parameters(delivery.tenant),
+                "id": retry_id,
+                "delivery_id": delivery.id,
+                "endpoint_id": endpoint.id,
+            },
+        )
+        self.effects.retried_endpoints.append(endpoint)
+
+    async def interrupt_tests(self, at: Timestamp) -> int:
+        return await self._run("interrupt_tests", {"at": at})
+
+    async def expire(self, before: Timestamp, at: Timestamp, *, limit: int) -> int:
+        after = self._expiry.after
+        (last,) = await self._one("old_deliveries", {"after": after, "before": before, "limit": limit})
+        if last is None:
+            return 0
+        await self._run("expire_deliveries", {"after": after, "last": last, "at": at})
+        self._expiry.after = last
+        return int(last) - after
+
+    async def prune(self, before: Timestamp, *, limit: int) -> int:
+        old = await self._rows("old_events", {"before": before, "limit": limit})
+        if old:
+            ids = {"event_ids": _encode([event_id for _, event_id in old]).decode()}
+            for name in ("prune_attempts", "prune_retries", "prune_deliveries"):
+                await self._run(name, ids)
+            await self._run("prune_events", {"rowids": _encode([rowid for rowid, _ in old]).decode()})
+        return len(old)
+
+    # Keys, organizations, idempotency
+
+    async def add_key(self, key: ApiKey) -> None:
+        await self._run("add_key", rows.key_parameters(key))
+        self.effects.keys.append(key)
+
+    async def revoke_key(self, key_id: str, tenant: Tenant | None, at: Timestamp) -> ApiKey | None:
+        reach = {"organization_id": None, "mode": None} if tenant is None else rows.tenant_parameters(tenant)
+        row = await self._one("key", {"id": key_id, **reach})
+        if row is None:
+            return None
+        await self._run("revoke_key", {"id": key_id, "at": at})
+        revoked = replace(rows.key(row), revoked_at=at)
+        self.effects.keys.append(revoked)
+        return revoked
+
+    async def touch_keys(self, used: Collection[tuple[str, Timestamp]]) -> None:
+        await self._run_many("touch_key", used)
+
+    async def pin_organization(self, organization: Organization) -> None:
+        await self._run("pin_organization", {"id": organization.id, "api_version": organization.api_version})
+        self.effects.organizations.append(organization)
+
+    async def save_answer(self, answer: IdempotentAnswer) -> None:
+        await self._run("save_answer", msgspec.structs.asdict(answer))
+
+    async def forget_answers(self, expired_before: Timestamp, *, limit: int) -> int:
+        return await self._run("forget_answers", {"expired_before": expired_before, "limit": limit})
+
+
+class ExpiryCursor:
+    """How far the search for deliveries that expired has come: the last row that was looked at."""
+
+    def __init__(self) -> None:
+        self.after = 0

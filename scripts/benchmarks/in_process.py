@@ -1,0 +1,39 @@
+"""Publishes through the embedding API: gateway and publishers share one process, whose CPU and memory are all counted."""
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.app import Gateway
+from gateway.model import Event, Mode
+from gateway.settings import Egress, Settings, Store
+from gateway.telemetry import logs
+from scripts.benchmarks.payload import EVENT_TYPE, ORGANIZATION, event_data
+from scripts.benchmarks.phase import Assignment, Measurement
+from scripts.benchmarks.worker import measure, work
+
+
+async def publish_on(assignment: Assignment) -> Measurement:
+    """Publishes to its own gateway as fast as the window lets it."""
+    settings = Settings(store=Store(url=f"sqlite:///{Path(assignment.store)}"), egress=Egress(allow=("127.0.0.0/8",)))
+    logs.configure(settings.log)
+    async with Gateway.open(settings) as gateway:
+        for number in range(assignment.phase.endpoints):
+            await gateway.create_endpoint(
+                organization_id=ORGANIZATION, mode=Mode.LIVE, url=f"{assignment.receiver_url}/{number}", events=["*"]
+            )
+
+        # As `gateway serve` does, and as any process should that embeds a gateway under load.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 100)
+
+        async def publish(sent_at: Sequence[int]) -> None:
+            for at in sent_at:
+                await gateway.publish(Event(type=EVENT_TYPE, data=event_data(at), organization_id=ORGANIZATION))
+
+        return await measure(assignment, [publish] * assignment.phase.publishers)
+
+
+if __name__ == "__main__":
+    work(publish_on)

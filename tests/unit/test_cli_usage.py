@@ -1,0 +1,106 @@
+"""How the command line talks: exit codes, where sentences go, and what wrong usage gets."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import program
+from gateway.version import VERSION
+
+DATA_COMMANDS = [
+    ["keys", "create"],
+    ["keys", "list"],
+    ["keys", "revoke"],
+    ["organizations", "list"],
+    ["organizations", "pin"],
+    ["events", "publish"],
+    ["deliveries", "list"],
+    ["deliveries", "show"],
+    ["deliveries", "retry"],
+    *(["endpoints", name] for name in ("create", "list", "show", "update", "delete", "test")),
+    ["verify"],
+    ["check"],
+]
+
+
+def run(*arguments: str, **environment: str | None):
+    clean = {"GATEWAY_CONFIG": None, "GATEWAY_URL": None, "GATEWAY_API_KEY": None, "GATEWAY_ORGANIZATION": None}
+    return CliRunner().invoke(program, list(arguments), env={**clean, **environment})
+
+
+def test_the_version_is_told_without_loading_the_gateway():
+    """`gateway --version` stays quick: none of the libraries that do the work is imported."""
+    code = (
+        "import sys\n"
+        "from gateway.cli import program\n"
+        "try: program(['--version'], prog_name='gateway')\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'aiohttp', 'aiosqlite', 'msgspec', 'structlog', 'asyncio'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"gateway, version {VERSION}\n[]\n"
+
+
+def test_the_help_names_every_command():
+    result = run("--help")
+    assert result.exit_code == 0
+    for name in ("serve", "migrate", "check", "endpoints", "events", "deliveries", "keys", "organizations", "verify"):
+        assert f"  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("command", [*DATA_COMMANDS, ["serve"], ["migrate"]], ids=" ".join)
+def test_every_command_takes_config_and_the_data_commands_json(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "--config FILE" in result.stdout
+    assert ("--json" in result.stdout) == (command in DATA_COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["keys", "nonsense"],
+        ["keys", "create", "--organization", "org_1"],
+        ["keys", "create", "--service", "--organization", "org_1"],
+        ["keys", "create", "--organization", "org_1", "--mode", "live", "--permission", "webhook:own"],
+        ["keys", "revoke"],
+        ["events", "publish", "invoice.created"],
+        ["events", "publish", "invoice.created", "--data", "{}", "--data-file", "-"],
+        ["events", "publish", "invoice.created", "--data", "{"],
+        ["events", "publish", "invoice.created", "--data", "[]"],
+        ["endpoints", "create", "https://example.com/"],
+        ["endpoints", "update", "wh_1"],
+        ["deliveries", "list", "--state", "lost"],
+        ["deliveries", "list", "--limit", "0"],
+        ["serve", "--set", "http.port"],
+        ["serve", "--port", "many"],
+        ["verify"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2_and_a_sentence_on_standard_error(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", [["serve"], ["check"], ["migrate"], ["keys", "list"], ["deliveries", "list"]], ids=" ".join)
+def test_a_wrong_setting_ends_with_1_and_a_sentence_that_names_it(command):
+    result = run(*command, "--set", "delivery.jitter=3")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: delivery.jitter: must be a number of at most 0.5, not '3' (set as a flag)\n"
+    assert result.stdout == ""
+
+
+def test_a_configuration_that_is_not_there_ends_with_1(tmp_path):
+    for arguments, environment in (
+        (["check", "--config", str(tmp_path / "none.toml")], {}),
+        (["check"], {"GATEWAY_CONFIG": str(tmp_path / "none.toml")}),
+    ):
+        result = run(*arguments, **environment)
+        assert result.exit_code == 1
+        assert "none.toml cannot be read" in result.stderr
