@@ -8,7 +8,7 @@ In process:
 
 from typing import TYPE_CHECKING
 
-from gateway.version import VERSION as __version__
+from gateway.version import VERSION as __version__  # noqa: N811 - the name that Python knows it by
 
 if TYPE_CHECKING:
     from gateway.app import Gateway

@@ -31,6 +31,7 @@ from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
+from gateway.publishing.fan_out import FanOut
 from gateway.publishing.publisher import Publisher
 from gateway.publishing.writer import Writer
 from gateway.registry.endpoints import CreateEndpoint, new_endpoint
@@ -62,9 +63,7 @@ class Gateway:
             store=store,
             queue=EventQueue(settings.intake),
             recorder=HealthRecorder(clock=clock, disable_after_failed_events=settings.delivery.disable_after_failed_events),
-            ids=self._ids,
-            clock=clock,
-            current_version=current_version,
+            fan_out=FanOut(ids=self._ids, current_version=current_version),
         )
         self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
         attempter = Attempter(

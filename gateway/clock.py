@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -15,6 +16,8 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_END: Timestamp = 253_402_300_800_000  # of the year 9999
+_LONGEST_STEP_SECONDS = 60.0
 
 
 class Clock(Protocol):
@@ -33,36 +36,42 @@ class Clock(Protocol):
         """Returns when *event* is set, or when `steady()` reaches *until*, whichever comes first."""
 
 
-class SystemClock:
-    """The machine's clocks."""
+_RESOLUTION_SECONDS = 0.0005  # `steady` is read several times for each delivery
 
-    def __init__(self) -> None:
-        self._steady = time.time()
-        self._read_at = time.monotonic()
+
+class SystemClock:
+    """The machine's clocks, both in seconds."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._steady = wall()
+        self._read_at = monotonic()
 
     def now(self) -> Timestamp:
-        return time.time_ns() // 1_000_000
+        return int(self._wall() * 1_000)
 
     def steady(self) -> Timestamp:
-        read_at = time.monotonic()
+        read_at = self._monotonic()
         elapsed = read_at - self._read_at
+        if elapsed < _RESOLUTION_SECONDS:
+            return int(self._steady * 1_000)
         self._read_at = read_at
-        gap = time.time() - (self._steady + elapsed)
+        gap = self._wall() - (self._steady + elapsed)
         self._steady += elapsed + max(-elapsed, min(gap, elapsed))
         return int(self._steady * 1_000)
 
     def monotonic(self) -> float:
-        return time.monotonic()
+        return self._monotonic()
 
     async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
         if until is None:
             await event.wait()
             return
-        # A millisecond is added since `steady()` rounds down: waking before the time would only loop.
-        delay = (until - self.steady() + 1) / 1_000
-        if delay > 0:
+        while not event.is_set() and (remaining := until - self.steady()) > 0:
+            # In steps, since `steady()` may run at another pace by then. A millisecond is added since it rounds down.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(delay):
+                async with asyncio.timeout(min((remaining + 1) / 1_000, _LONGEST_STEP_SECONDS)):
                     await event.wait()
 
 
@@ -96,6 +105,6 @@ def parse_timestamp(text: str) -> Timestamp:
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)
-    if milliseconds < 0:
+    if not 0 <= milliseconds < _END:
         raise ValueError(text)
     return milliseconds

@@ -63,7 +63,7 @@ def standard_signature(keys: Sequence[bytes], message_id: str, timestamp: int, b
 def verify(secret: str, body: bytes, *, message_id: str, timestamp: int, signature: str) -> bool:
     """Whether any of the signatures in *signature* is *secret*'s for this message. Compares in constant time."""
     expected = standard_signature([secret_key(secret)], message_id, timestamp, body).encode()
-    return any([hmac.compare_digest(expected, given.encode()) for given in signature.split(" ")])
+    return any(hmac.compare_digest(expected, given.encode()) for given in signature.split(" "))
 
 
 def verify_hex(secret: str, body: bytes, signature: str) -> bool:

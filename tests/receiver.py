@@ -409,16 +409,16 @@ def drip_headers(*, seconds: float = 0.02) -> Step:
     return step
 
 
-def interim_answers(count: int | None = None, *, then: Step | None = None) -> Step:
-    """*count* 1xx answers (no end to them, when None), then *then* (ok() when None)."""
+def interim_answers(count: int | None = None, *, seconds: float = 0.0, then: Step | None = None) -> Step:
+    """*count* 1xx answers (no end to them, when None), *seconds* apart, then *then* (ok() when None)."""
 
     async def step(connection: Connection) -> None:
         sent = 0
         while count is None or sent < count:
             await connection.write(b"HTTP/1.1 102 Processing\r\n\r\n")
             sent += 1
-            if sent % 100 == 0:
-                await asyncio.sleep(0)
+            if seconds or sent % 100 == 0:
+                await asyncio.sleep(seconds)
         await _take(then or _OK, connection)
 
     return step
@@ -429,11 +429,13 @@ def big_headers(*, bytes_each: int, count: int) -> Step:
     return ok(headers={f"x-big-{number}": "x" * bytes_each for number in range(count)})
 
 
-def two_answers() -> Step:
-    """200, and right behind it a 500 that nobody asked for."""
+def two_answers(event: asyncio.Event | None = None) -> Step:
+    """200, and a 500 that nobody asked for: right behind it, or once *event* is set."""
 
-    def step(connection: Connection) -> None:
+    async def step(connection: Connection) -> None:
         connection.answer(200)
+        if event is not None:
+            await event.wait()
         connection.answer(500)
 
     return step

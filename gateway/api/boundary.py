@@ -11,18 +11,20 @@ from multidict import CIMultiDict
 from gateway.api import problems
 from gateway.api.dialects import Answer, Dialect, Dialects
 from gateway.api.problems import Problem
-from gateway.clock import Clock, Timestamp
+from gateway.clock import Clock
 from gateway.ids import IdMaker
 
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
-"""The header, and where a request keeps its id for handlers that send headers themselves."""
 
-DIALECT = "gateway.dialect"
+REQUEST_ID_KEY = web.RequestKey("request_id", str)
+"""Where a request keeps its id, for handlers that send headers themselves."""
+
+DIALECT = web.RequestKey[Dialect]("dialect")
 """Where a request keeps the dialect of its answers, once it is known who asks."""
 
-ACTOR = "gateway.actor"
+ACTOR = web.RequestKey("actor", str)
 """Where a request keeps who asks."""
 
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -50,10 +52,10 @@ class Boundary:
 
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What *handler* answers, or the answer to what it raised."""
-        started_at = self._clock.now()
+        started = self._clock.monotonic()
         given = request.headers.get(REQUEST_ID)
         request_id = given if given is not None and _SANE_REQUEST_ID.fullmatch(given) else self._ids.next("req_")
-        request[REQUEST_ID] = request_id
+        request[REQUEST_ID_KEY] = request_id
         try:
             response = await handler(request)
         except web.HTTPException as exception:
@@ -71,24 +73,24 @@ class Boundary:
             response = self._refuse(request, problem)
         _mark(response, request_id)
         if self._logs_each or response.status >= 500:
-            self._tell(request, response.status, started_at)
+            self._tell(request, response.status, started)
         return response
 
     def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
-        dialect: Dialect | None = request.get(DIALECT)
+        dialect = request.get(DIALECT)
         if dialect is None:
             dialect = self._dialects.pick(request.headers.get("commet-version"), None)
         return respond(dialect.error(problem))
 
-    def _tell(self, request: web.Request, status: int, started_at: Timestamp) -> None:
+    def _tell(self, request: web.Request, status: int, started: float) -> None:
         (log.info if status >= 500 else log.debug)(
             "request.finished",
             method=request.method,
             path=request.path,
             status=status,
-            duration_ms=self._clock.now() - started_at,
+            duration_ms=round((self._clock.monotonic() - started) * 1_000),
             actor=request.get(ACTOR),
-            request_id=request[REQUEST_ID],
+            request_id=request[REQUEST_ID_KEY],
         )
 
 

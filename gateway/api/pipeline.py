@@ -88,7 +88,7 @@ class Pipeline:
         """The headers that say where the key stands; an operator has no limit."""
         if self._limiter is None or principal.key is None:
             return ()
-        standing = self._limiter.take(principal.actor, self._clock.steady())
+        standing = self._limiter.take(principal.actor, self._clock.monotonic())
         if not standing.allowed:
             raise Problem(problems.RATE_LIMITED, "too many requests with this API key; slow down", headers=standing.headers())
         return standing.headers()

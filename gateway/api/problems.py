@@ -127,12 +127,10 @@ def of_error(error: Exception) -> Problem | None:
     if isinstance(error, errors.QueueFull | errors.StoreUnavailable):
         kind = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
         return Problem(kind, _sentence(error), headers=[("Retry-After", str(error.retry_after_seconds))])
-    kind_of = {
-        errors.EndpointNotFound: WEBHOOK_NOT_FOUND,
-        errors.DeliveryNotFound: NOT_FOUND,
-        errors.KeyNotFound: NOT_FOUND,
-    }.get(type(error))
-    return None if kind_of is None else Problem(kind_of, _sentence(error))
+    if isinstance(error, errors.EndpointNotFound):
+        return Problem(WEBHOOK_NOT_FOUND, _sentence(error))
+    is_missing = isinstance(error, errors.DeliveryNotFound | errors.KeyNotFound)
+    return Problem(NOT_FOUND, _sentence(error)) if is_missing else None
 
 
 def _sentence(error: Exception) -> str:

@@ -4,8 +4,6 @@ import math
 
 import msgspec
 
-from gateway.clock import SECOND, Timestamp
-
 
 class Standing(msgspec.Struct, frozen=True, gc=False):
     """Where a key stands after a request."""
@@ -29,7 +27,7 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 class _Bucket:
     __slots__ = ("at", "tokens")
 
-    def __init__(self, tokens: float, at: Timestamp) -> None:
+    def __init__(self, tokens: float, at: float) -> None:
         self.tokens = tokens
         self.at = at
 
@@ -42,12 +40,12 @@ class RateLimiter:
         self._capacity = max(1.0, per_second)
         self._buckets: dict[str, _Bucket] = {}
 
-    def take(self, key: str, now: Timestamp) -> Standing:
-        """Counts a request of *key* at *now*, or refuses it, which costs nothing."""
+    def take(self, key: str, now: float) -> Standing:
+        """Counts a request of *key* at *now* (in seconds), or refuses it, which costs nothing."""
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = _Bucket(self._capacity, now)
-        elapsed = max(0, now - bucket.at) / SECOND
+        elapsed = max(0.0, now - bucket.at)
         bucket.tokens = min(self._capacity, bucket.tokens + elapsed * self._per_second)
         bucket.at = max(now, bucket.at)
         allowed = bucket.tokens >= 1

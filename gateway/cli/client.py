@@ -101,6 +101,8 @@ def _refusal(status: int, answer: JsonObject) -> str:
         if isinstance(detail, dict) and {"field", "message"} <= detail.keys()
     ]
     message = str(error.get("message") or f"the gateway answered {status}")
+    if len(details) == 1 and details[0].replace(":", "", 1) == message:
+        details.clear()  # the message has said it
     return "\n  ".join([f"{message} ({error.get('code', status)})", *details])
 
 

@@ -22,8 +22,8 @@ _INTERRUPTED = 130  # what shells expect of a process that was interrupted
 def command(*, settings: Settings) -> None:
     """Run the gateway.
 
-    SIGTERM or SIGINT stops it: what was accepted is stored, open attempts finish, and it ends with 0. A second one stops it
-    at once; what was being sent may then be sent again after the next start.
+    SIGTERM or SIGINT stops it: what was accepted is stored, open attempts finish, and it ends with 0. Another one cuts short
+    whatever the stopping waits for; what was being sent may then be sent again after the next start.
     """
     from gateway.telemetry import logs  # noqa: PLC0415 - only when it is going to run
 

@@ -83,7 +83,5 @@ class Attempter:
 
     def unsent(self, due: DueDelivery, endpoint: Endpoint, error: AttemptError, message: str) -> Result:
         """The result of an attempt that came to no answer for a reason of the gateway's own."""
-        answer = Answer(
-            status=None, error=error, error_message=message, headers=None, body=None, retry_after=None, resent=False
-        )
+        answer = Answer(status=None, error=error, error_message=message, headers=None, body=None, retry_after=None, resent=False)
         return self._result(due, endpoint, {}, answer, self._clock.now(), self._clock.monotonic())

@@ -87,8 +87,9 @@ class Dispatcher:
             if lane := self._lanes.get(endpoint.id):
                 lane.change(endpoint)
                 touched[endpoint.id] = lane
+        latest = {endpoint.id: endpoint for endpoint in effects.endpoints}
         for endpoint in effects.retried_endpoints:
-            lane = touched[endpoint.id] = self._lane(endpoint)
+            lane = touched[endpoint.id] = self._lane(latest.get(endpoint.id, endpoint))
             lane.has_more_manual = True
         for endpoint, due in fresh:
             lane = self._lanes.get(endpoint.id) or self._lane(endpoint)
@@ -112,7 +113,7 @@ class Dispatcher:
     def claims(self) -> Sequence[Claim]:
         """See `publishing.writer.Claimer`."""
         now = self._clock.steady()
-        claims = []
+        claims: list[Claim] = []
         while self._wanting and len(claims) < CLAIMS_AT_ONCE:
             _, lane = self._wanting.popitem(last=False)
             if lane.wants_claim(now):
@@ -142,6 +143,7 @@ class Dispatcher:
         endpoint_id = lane.endpoint.id
         now = self._clock.steady()
         if lane.is_idle:
+            self._parked.pop(endpoint_id, None)
             if endpoint_id not in self._idle:
                 self._idle[endpoint_id] = max(now, lane.paused_until)
                 self._wake.set()
@@ -153,10 +155,11 @@ class Dispatcher:
             self._wanting[endpoint_id] = lane
             self._ledger.want_claims()
         look_at = lane.next_look_at(now)
-        if look_at is not None and look_at > now:
+        if look_at is not None and look_at > now and look_at not in lane.looks:
             if not self._looks or look_at < self._looks[0][0]:
                 self._wake.set()
             heapq.heappush(self._looks, (look_at, endpoint_id))
+            lane.looks.add(look_at)
 
     # Attempts
 
@@ -174,19 +177,32 @@ class Dispatcher:
             lane = self._turns.next(self._whose_turn())
             if not lane.can_start(now):
                 continue
-            if lane.limit.is_probing and self._open_probes >= max(1, settings.max_in_flight // 4):
+            if lane.limit.is_probing and self._open_probes >= self._most_probes:
                 self._parked[lane.endpoint.id] = lane
                 continue
             self._start(lane, self._group)
             self._look(lane)
 
+    @property
+    def _most_probes(self) -> int:
+        return max(1, self._settings.max_in_flight // 4)
+
+    def _let_probes_in(self) -> None:
+        """Gives parked lanes their turn again, as many as there is room for."""
+        room = self._most_probes - self._open_probes
+        while self._parked and room > 0:
+            _, lane = self._parked.popitem(last=False)
+            self._look(lane)
+            room -= lane.is_queued  # it may have nothing to send any more
+
     def _whose_turn(self) -> str:
-        """The next organization; one that holds half of the node's requests lets the others pass."""
+        """The next organization; those that hold half of the node's requests let the others pass."""
+        most = max(1, self._settings.max_in_flight // 2)
         organizations = self._turns.organizations()
         first = next(organizations)
-        if self._open_of[first] >= max(1, self._settings.max_in_flight // 2):
-            return next(organizations, first)
-        return first
+        if self._open_of[first] < most:
+            return first
+        return next((other for other in organizations if self._open_of[other] < most), first)
 
     def _start(self, lane: Lane, group: asyncio.TaskGroup) -> None:
         due = lane.take()
@@ -194,11 +210,10 @@ class Dispatcher:
         self._open_of[lane.endpoint.tenant.organization_id] += 1
         if lane.limit.is_probing:
             self._open_probes += 1
-        task = group.create_task(self._attempt(lane, due), name=f"attempt {due.id}")
+        task = group.create_task(self._attempt(lane, due, lane.endpoint), name=f"attempt {due.id}")
         self._tasks.add(task)
 
-    async def _attempt(self, lane: Lane, due: DueDelivery) -> None:
-        endpoint = lane.endpoint
+    async def _attempt(self, lane: Lane, due: DueDelivery, endpoint: Endpoint) -> None:
         strain = Strain.NONE
         try:
             answer, result = await self._attempter.attempt(due, endpoint)
@@ -231,9 +246,7 @@ class Dispatcher:
         self._log(result)
         self._uncommitted += 1
         self._ledger.record(result)
-        if self._parked and self._open_probes < max(1, self._settings.max_in_flight // 4):
-            _, parked = self._parked.popitem(last=False)
-            self._look(parked)
+        self._let_probes_in()
         self._look(lane)
         self._start_due()
         if self._is_stopping and not self._tasks:
@@ -275,12 +288,14 @@ class Dispatcher:
     def _look_at_due_lanes(self) -> None:
         now = self._clock.steady()
         while self._looks and self._looks[0][0] <= now:
-            _, endpoint_id = heapq.heappop(self._looks)
+            look_at, endpoint_id = heapq.heappop(self._looks)
             if lane := self._lanes.get(endpoint_id):
+                lane.looks.discard(look_at)
                 self._look(lane)
         while self._idle and next(iter(self._idle.values())) + _IDLE_LANE_MS <= now:
             endpoint_id, _ = self._idle.popitem(last=False)
             del self._lanes[endpoint_id]
+            self._wanting.pop(endpoint_id, None)
         self._start_due()
 
     def _next_look_at(self) -> Timestamp | None:

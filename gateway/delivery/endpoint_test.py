@@ -35,13 +35,17 @@ class TestResult(msgspec.Struct, frozen=True):
 
 
 class RecordTest(msgspec.Struct, frozen=True):
-    """Stores the result of a test. It does not count for the endpoint's health."""
+    """Stores the result of a test, and lets a retry by hand that was asked for meanwhile go. It does not count for the
+    endpoint's health."""
 
     result: Result
 
     async def apply(self, transaction: Transaction) -> TestResult:
         await transaction.record_results([self.result])
         result = self.result
+        endpoint = await transaction.endpoint(result.tenant, result.due.endpoint_id)
+        if endpoint is not None:
+            transaction.effects.retried_endpoints.append(endpoint)
         return TestResult(result.due.id, result.verdict.state is DeliveryState.DELIVERED, result.ended_at)
 
 

@@ -59,7 +59,8 @@ class HealthRecorder:
             (
                 result
                 for result in ended
-                if result.due.activation == endpoint.activation or result.verdict.state is DeliveryState.DELIVERED
+                if result.verdict.state is DeliveryState.DELIVERED
+                or (result.due.activation == endpoint.activation and result.attempt.url == endpoint.url)
             ),
             key=lambda result: result.ended_at,
         )

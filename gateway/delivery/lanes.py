@@ -3,6 +3,7 @@
 A lane buffers a little; what does not fit stays in the store and is claimed when the buffer runs low. A delivery that a
 lane has is held until its result is committed."""
 
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
@@ -26,6 +27,7 @@ class Lane:
         self.paused_until: Timestamp = endpoint.paused_until or 0
         self.is_queued = False  # it waits for its turn
         self.held: set[str] = set()  # ids of deliveries
+        self.looks: set[Timestamp] = set()  # when it will be looked at
         # What the store has besides the buffer.
         self.has_more_first = False
         self.has_more_manual = False
@@ -65,6 +67,21 @@ class Lane:
         self.held.add(due.id)
         self._bytes += len(due.event.data)
 
+    def _give_back(self, delivery_id: str) -> bool:
+        """Lets go of an automatic attempt that has not started; whether there was one."""
+        for line in (self._retries, self._first):
+            for place, due in enumerate(line):
+                if due.id == delivery_id:
+                    del line[place]
+                    self.held.discard(delivery_id)
+                    self._bytes -= len(due.event.data)
+                    return True
+        return False
+
+    @property
+    def _is_low(self) -> bool:
+        return self.buffered <= _LOW and self._bytes < BUFFER_BYTES
+
     def can_start(self, now: Timestamp) -> bool:
         """Whether an attempt may start now."""
         if self.open_requests >= self.limit.open_requests:
@@ -94,10 +111,12 @@ class Lane:
     def wants_claim(self, now: Timestamp) -> bool:
         """Whether the store has something for the buffer now."""
         if self.has_more_manual:
-            return self.buffered < BUFFER
-        if self.buffered > _LOW or self._bytes >= BUFFER_BYTES or self.paused_until > now or not self.endpoint.is_active:
+            return len(self._manual) < BUFFER  # whatever else is in the buffer
+        if self.paused_until > now or not self.endpoint.is_active:
             return False
-        return self.has_more_first or (self.next_retry_at is not None and self.next_retry_at <= now)
+        if self.next_retry_at is not None and self.next_retry_at <= now and not self._retries:
+            return True  # they go before the first attempts that fill the buffer
+        return self._is_low and (self.has_more_first or (self.next_retry_at is not None and self.next_retry_at <= now))
 
     def next_look_at(self, now: Timestamp) -> Timestamp | None:
         """When something changes by the passing of time alone; None when nothing does."""
@@ -110,24 +129,31 @@ class Lane:
     def claim(self, now: Timestamp) -> Claim:
         """What to ask the store for."""
         is_sending = self.endpoint.is_active and self.paused_until <= now
+        waiting = (due.id for due in itertools.chain(self._retries, self._first))
         return Claim(
             endpoint=self.endpoint,
             now=now,
             limit=max(1, BUFFER - self.buffered),
             max_bytes=max(1, BUFFER_BYTES - self._bytes),
             held=tuple(self.held),
+            under_way=tuple(self.held.difference(waiting)) if self.has_more_manual else (),
             manual=self.has_more_manual,
             retries=is_sending and self.next_retry_at is not None and self.next_retry_at <= now,
-            first=is_sending and self.has_more_first,
+            first=is_sending and self.has_more_first and self._is_low,
         )
 
     def fill(self, claim: Claim, claimed: Claimed) -> None:
         """Takes in the answer to *claim*."""
-        for line, found in ((self._manual, claimed.manual), (self._retries, claimed.retries), (self._first, claimed.first)):
-            for due in found:
-                self._hold(line, due)
         if claim.manual:
             self.has_more_manual, self.has_blocked_manual = claimed.more_manual, claimed.blocked_manual
+        for due in claimed.manual:
+            if due.id not in self.held or self._give_back(due.id):
+                self._hold(self._manual, due)
+            else:
+                self.has_blocked_manual = True  # its automatic attempt started while the store was asked
+        for line, found in ((self._retries, claimed.retries), (self._first, claimed.first)):
+            for due in found:
+                self._hold(line, due)
         if claim.retries:
             self.next_retry_at = claimed.next_retry_at
         if claim.first:
@@ -148,7 +174,7 @@ class Lane:
                 line.clear()
             self.has_more_first = False
             self.next_retry_at = None
-        if endpoint.url != self.endpoint.url:
+        if endpoint.url != self.endpoint.url or endpoint.is_active != self.endpoint.is_active:
             self.paused_until = 0
         self.endpoint = endpoint
 

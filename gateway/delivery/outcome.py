@@ -34,7 +34,7 @@ class Strain(Enum):
 
 def is_success(answer: Answer) -> bool:
     """Whether the endpoint took it: a 2xx status."""
-    return answer.error is None and answer.status is not None and 200 <= answer.status < 300  # noqa: PLR2004 - HTTP's classes
+    return answer.error is None and answer.status is not None and 200 <= answer.status < 300
 
 
 def strain_of(answer: Answer) -> Strain:
@@ -55,7 +55,9 @@ class Moment(msgspec.Struct, frozen=True):
     steady: Timestamp  # what due times are measured in
 
 
-def decide(answer: Answer, due: DueDelivery, schedule: RetrySchedule, at: Moment, chance: Random) -> Verdict:
+def decide(  # noqa: PLR0911 - a table of cases
+    answer: Answer, due: DueDelivery, schedule: RetrySchedule, at: Moment, chance: Random
+) -> Verdict:
     """What becomes of *due* after *answer*."""
     if due.trigger is DeliveryTrigger.TEST and due.retry_id is None:
         return _decide_test(answer)

@@ -1,6 +1,7 @@
 """When the next attempt is made. Pure: time and chance come in as arguments."""
 
 from collections.abc import Sequence
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from random import Random
 
@@ -48,6 +49,8 @@ def retry_after_ms(value: str | None, wall_now: Timestamp) -> int | None:
         return int(value[:_MAX_DIGITS]) * SECOND or None
     try:
         date = parsedate_to_datetime(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)  # an HTTP date is in UTC, also in the form that does not say so
         delay = round(date.timestamp() * SECOND) - wall_now
     except (ValueError, OverflowError, TypeError, IndexError, OSError):
         return None

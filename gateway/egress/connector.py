@@ -20,6 +20,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.resolver import ForbiddenAddress, GuardedResolver
 
 MAX_HEAD_BYTES = 32 * 1024
+MAX_INTERIM_ANSWERS = 16
 KEEPALIVE_SECONDS = 15.0
 _HAPPY_EYEBALLS_SECONDS = 0.25
 _END_OF_HEAD = b"\r\n\r\n"
@@ -41,7 +42,7 @@ the cost (33 µs a request, where this and the protocol below take 11)."""
 
 
 class HeadTooLong(HttpProcessingError):
-    """More than MAX_HEAD_BYTES came before an answer's body."""
+    """More than MAX_HEAD_BYTES or MAX_INTERIM_ANSWERS (1xx) came before an answer's body."""
 
 
 class AnswerHandler(ResponseHandler):
@@ -53,6 +54,7 @@ class AnswerHandler(ResponseHandler):
         self._was_used = False
         self._awaits_head = False
         self._head_bytes_left = 0
+        self._interim_answers_left = 0
 
     def set_response_params(self, **params: Any) -> None:
         """Called by aiohttp once for each request, in the task that sends it, right before it is written."""
@@ -61,15 +63,17 @@ class AnswerHandler(ResponseHandler):
         self._was_used = True
         self._awaits_head = True
         self._head_bytes_left = MAX_HEAD_BYTES
+        self._interim_answers_left = MAX_INTERIM_ANSWERS
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes before the body, 1xx answers included: aiohttp reads these without end."""
+        """Counts what comes before the body."""
         if not self._awaits_head:
             super().data_received(data)
             return
         self._exchange.answered = True
         if data.find(_END_OF_HEAD) + len(_END_OF_HEAD) == len(data) <= self._head_bytes_left:
+            self._head_bytes_left -= len(data)
             super().data_received(data)  # the usual answer: a head, in one piece
         else:
             self._receive_heads(data)
@@ -83,14 +87,33 @@ class AnswerHandler(ResponseHandler):
                 super().data_received(data[start:])
                 return
             if not self._head_bytes_left:
-                self._drop()
-                self.set_exception(HeadTooLong(message="the head of the answer is too long"))
+                self._refuse_head()
                 return
             found = data.find(_END_OF_HEAD, start)
             end = min(found + len(_END_OF_HEAD) if found >= 0 else len(data), start + self._head_bytes_left)
             self._head_bytes_left -= end - start
             super().data_received(data[start:end])
             start = end
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Takes a parsed head from the parser, by way of `data_received`."""
+        code = data[0].code
+        is_interim = 100 <= code < 200 and code != HTTPStatus.SWITCHING_PROTOCOLS
+        if not self._awaits_head:
+            # An answer to no request must not be taken for the answer to the next one.
+            self._drop()
+        elif is_interim:
+            # aiohttp would read these without end; nobody here has a use for any.
+            self._interim_answers_left -= 1
+            if self._interim_answers_left < 0:
+                self._refuse_head()
+        else:
+            self._awaits_head = False
+            super().feed_data(data, size)
+
+    def _refuse_head(self) -> None:
+        self._drop()
+        self.set_exception(HeadTooLong(message="too much came before the body"))
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Ends the answer with an error, and its body too: aiohttp would leave a reader of that waiting for the timeout."""
@@ -100,18 +123,6 @@ class AnswerHandler(ResponseHandler):
             super().set_exception(exc)
         else:
             super().set_exception(exc, exc_cause)
-
-    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        """Takes a parsed head from the parser, by way of `data_received`."""
-        code = data[0].code
-        is_final = not 100 <= code < 200 or code == HTTPStatus.SWITCHING_PROTOCOLS
-        if is_final:
-            if not self._awaits_head:
-                # An answer to no request must not be taken for the answer to the next one.
-                self._drop()
-                return
-            self._awaits_head = False
-        super().feed_data(data, size)
 
     def close(self) -> None:
         """Closes at once: a peer that never reads would otherwise keep the socket, and what is not sent, for ever."""

@@ -4,7 +4,7 @@ everybody."""
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextvars import ContextVar
 
 import aiodns
@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from gateway.egress.addresses import AddressGuard, literal_address
 
 LOOKUP_SECONDS = 3.0
+TURN_SECONDS = 2.0
 LOOKUPS_PER_ORGANIZATION = 8
 # Every address of a name is judged; no more than these are dialled, since aiohttp tries n of them n² / 2 times.
 MAX_ADDRESSES = 6
@@ -62,10 +63,11 @@ class GuardedResolver(AbstractResolver):
     """Resolves names for the connector, which must not cache them: a cache of its own would let an organization wait
     behind another's lookup. The names in /etc/hosts, `localhost` among them, are answered by c-ares itself."""
 
-    def __init__(self, guard: AddressGuard) -> None:
+    def __init__(self, guard: AddressGuard, *, nameservers: Sequence[str] | None = None) -> None:
         self._guard = guard
         self._loop = asyncio.get_running_loop()
-        self._aiodns = aiodns.DNSResolver(loop=self._loop, timeout=1.0, tries=2)
+        # None: those of the system.
+        self._aiodns = aiodns.DNSResolver(nameservers, self._loop, timeout=1.0, tries=2)
         self._lines: dict[str, _Line] = {}
         self._kept: dict[str, _Outcome] = {}
 
@@ -102,7 +104,7 @@ class GuardedResolver(AbstractResolver):
         line.users += 1
         try:
             try:
-                async with asyncio.timeout(LOOKUP_SECONDS):
+                async with asyncio.timeout(TURN_SECONDS):
                     await line.slots.acquire()
             except TimeoutError:
                 raise NameNotResolved("too many other names of the organization are being looked up") from None

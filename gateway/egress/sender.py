@@ -19,6 +19,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.connector import (
     EXCHANGE,
     MAX_HEAD_BYTES,
+    MAX_INTERIM_ANSWERS,
     Exchange,
     GuardedConnector,
     HeadTooLong,
@@ -27,8 +28,9 @@ from gateway.egress.connector import (
 from gateway.egress.resolver import ORGANIZATION, ForbiddenAddress, GuardedResolver
 from gateway.model import AttemptError
 from gateway.settings import Egress
+from gateway.version import VERSION
 
-USER_AGENT = "webhook-gateway"
+USER_AGENT = f"webhook-gateway/{VERSION}"
 KEPT_BODY_BYTES = 16 * 1024
 _READ_BUFFER_BYTES = 16 * 1024
 _MAX_LINE_BYTES = 8190
@@ -213,7 +215,7 @@ def explain(  # noqa: C901, PLR0911 - a table of cases, as flat as can be
         case aiohttp.ClientResponseError(__cause__=HeadTooLong()):
             return (
                 AttemptError.INVALID_RESPONSE,
-                f"The endpoint sent more than {MAX_HEAD_BYTES // 1024} KiB before the body of its answer.",
+                f"The endpoint sent more than {MAX_HEAD_BYTES // 1024} KiB of headers, or {MAX_INTERIM_ANSWERS} interim answers.",
             )
         case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
             return AttemptError.INVALID_RESPONSE, "The answer is not HTTP, or its headers are over the limits."

@@ -22,9 +22,9 @@ class Publication:
         self.waiting = len(events)  # those not committed yet
         self.done: asyncio.Future[Sequence[AcceptedEvent]] = asyncio.get_running_loop().create_future()
 
-    def committed(self, count: int) -> None:
-        """*count* more of the events are safe."""
-        self.waiting -= count
+    def committed(self) -> None:
+        """One more of the events is safe."""
+        self.waiting -= 1
         if self.waiting == 0 and not self.done.done():
             self.done.set_result(self.outcomes)
 
@@ -88,11 +88,12 @@ class EventQueue:
             entry = self._entries.popleft()
             if not entry[0].done.done():
                 return entry
-            self.release(entry[0].events[entry[1]])
+            self.release(entry)
         return None
 
-    def release(self, event: AcceptedEvent) -> None:
-        """*event* is committed or given up: it no longer counts."""
+    def release(self, entry: Entry) -> None:
+        """The event of *entry* is committed or given up: it no longer counts."""
+        event = entry[0].events[entry[1]]
         organization_id, size = event.tenant.organization_id, len(event.data)
         self._count -= 1
         self._bytes -= size

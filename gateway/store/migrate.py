@@ -28,10 +28,11 @@ class Migration(msgspec.Struct, frozen=True):
 
 def available(dialect: str) -> Sequence[Migration]:
     """The migrations of *dialect*, in order."""
-    found = []
-    for file in (files("gateway.store") / "schema" / dialect).iterdir():
-        if match := _FILE_NAME.fullmatch(file.name):
-            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    found = [
+        Migration(int(match[1]), match[2], file.read_text(encoding="utf-8"))
+        for file in (files("gateway.store") / "schema" / dialect).iterdir()
+        if (match := _FILE_NAME.fullmatch(file.name))
+    ]
     return sorted(found, key=lambda migration: migration.number)
 
 

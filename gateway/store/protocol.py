@@ -86,13 +86,15 @@ class LaneWork(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a lane asks for: up to `limit` deliveries that are due at `now`, and none that is in `held`."""
+    """What a lane asks for: up to `limit` deliveries that are due at `now`, and none that is in `held`; retries by hand,
+    which go before what the lane already has, may be of those that are not yet `under_way`."""
 
     endpoint: Endpoint  # deliveries of an earlier activation are not handed out
     now: Timestamp
     limit: int
     max_bytes: int  # of event data; the delivery that passes it is the last
     held: Collection[str]  # ids of deliveries
+    under_way: Collection[str]  # those of `held` that are being attempted; the others may be retried by hand
     manual: bool = True  # which kinds to look for
     retries: bool = True
     first: bool = True
@@ -106,7 +108,7 @@ class Claimed(msgspec.Struct, frozen=True):
     first: Sequence[DueDelivery] = ()  # first attempts, oldest first
     more_first: bool = False  # first attempts were left behind
     more_manual: bool = False  # retries by hand were left behind for want of room
-    blocked_manual: bool = False  # retries by hand were left behind because their delivery is held
+    blocked_manual: bool = False  # retries by hand were left behind because their delivery is being attempted
     next_retry_at: Timestamp | None = None  # of the earliest later attempt that was left behind
 
 
@@ -174,7 +176,8 @@ class Transaction(Protocol):
 
     async def record_results(self, results: Sequence[Result]) -> None:
         """Stores attempts, and what they mean for their deliveries: a success delivers from any state; a failure
-        moves a delivery only when it is pending and its endpoint's activation has not passed."""
+        moves a delivery only when it is pending and its endpoint's activation has not passed. A retry by hand is done
+        with, unless it was interrupted."""
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
         """The delivery; one whose endpoint's activation has passed shows as canceled."""

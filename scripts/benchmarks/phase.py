@@ -102,8 +102,9 @@ class Run:
             end = _Moment(pid, receivers, self._tally)
             self._ending = True
             await self._await_rest()
-            if follower is not None:
+            if self._window is not None and follower is not None:
                 follower.cancel()
+                self._window.open(len(self._publish))
         await asyncio.sleep(_LATE_SECONDS)
         self._verify(self._tally.read().since(self._before))
         return _compare(begin, end, peak=peak_memory_mib(pid), verified=self._published * self._phase.endpoints)

@@ -139,6 +139,7 @@ def report_start(start: StartUp) -> StartReport:
     )
 
 
+_UNDISTURBED = 0.05  # alone, the baseline's process is busy all the time
 _HEADINGS = ("", "deliveries/s", "per CPU second", "p50 ms", "p99 ms", "memory MiB", "ratio", "ratio by CPU", "target")
 
 
@@ -160,6 +161,12 @@ def as_text(report: Report) -> str:
         "",
         *_table([_HEADINGS, *map(_row, report.cases)]),
     ]
+    idle_share = 1 - report.cases[0].cpu.median
+    if idle_share > _UNDISTURBED:
+        lines += [
+            "",
+            f"The baseline had to wait for a CPU {idle_share:.0%} of the time: something else was running, measure again.",
+        ]
     if report.start is not None:
         start = report.start
         lines += [

@@ -27,6 +27,11 @@ class Window:
             self._room.release()
         self._released = over
 
+    def open(self, publishers: int) -> None:
+        """Lets that many go on whatever has arrived, so that they see that it is over."""
+        for _ in range(publishers):
+            self._room.release()
+
     async def follow(self) -> None:
         """Looks, again and again, until it is cancelled."""
         while True:

@@ -78,6 +78,12 @@ async def test_one_missing_and_another_sent_twice_do_not_cancel_out(tally):
         await run(tally, Mistaken(tally), short())
 
 
+async def test_publishers_who_wait_for_the_window_at_the_end_are_let_go(tally):
+    """Also when they are more than the window lets in."""
+    deliverer = Deliverer(tally)
+    await asyncio.wait_for(Run(short(), [deliverer.publish] * 50, tally).measure(os.getpid(), [os.getpid()]), 10)
+
+
 async def test_the_window_lets_one_in_for_each_that_is_over():
     """Two publications of three deliveries each: the third goes on when the first has arrived completely."""
     arrived = [5]

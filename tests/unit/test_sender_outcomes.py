@@ -175,7 +175,7 @@ def certificate_error(message: str) -> ssl.SSLCertVerificationError:
         (
             caused(response_error(), HeadTooLong(message="")),
             AttemptError.INVALID_RESPONSE,
-            "The endpoint sent more than 32 KiB before the body of its answer.",
+            "The endpoint sent more than 32 KiB of headers, or 16 interim answers.",
         ),
         (
             aiohttp.ClientPayloadError("x"),

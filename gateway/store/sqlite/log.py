@@ -70,21 +70,21 @@ class SqliteLog:
     # Lists
 
     async def _page(
-        self, name: str, parameters: Mapping[str, object], limit: int, build: Callable[[rows.Row], T], id_of: Callable[[T], str]
+        self, name: str, parameters: dict[str, Any], limit: int, build: Callable[[rows.Row], T], id_of: Callable[[T], str]
     ) -> Page[T]:
-        """A page of the statement *name*, whose walk is bounded by SCAN_LIMIT rows when it has a `_scan_end`."""
+        """A page of the statement *name*, whose walk is bounded by SCAN_LIMIT rows when it is filtered."""
         # Without a filter nothing is passed over, so there is no need to walk further than the page.
         filters = parameters.keys() & {"type", "endpoint_id", "event_id", "event_type", "state"}
         is_filtered = any(parameters[filter_name] is not None for filter_name in filters)
-        scan = SCAN_LIMIT if is_filtered else limit + 1
+        scan, end = limit + 1, None
+        if is_filtered:
+            # Looked up first and kept to: rows that are added in between make the pages neither skip nor repeat any.
+            scan, row = -1, await self._one(f"{name}_scan_end", {**parameters, "scan": SCAN_LIMIT})
+            if row is not None:
+                end = parameters["since"] = row[0]
         found = await self._rows(name, {**parameters, "limit": limit + 1, "scan": scan})
         items = [build(row) for row in found[:limit]]
-        if len(found) > limit:
-            return Page(items, id_of(items[-1]))
-        scan_end = f"{name}_scan_end"
-        if is_filtered and scan_end in self._sql and (row := await self._one(scan_end, {**parameters, "scan": SCAN_LIMIT})):
-            return Page(items, row[0])
-        return Page(items, None)
+        return Page(items, id_of(items[-1]) if len(found) > limit else end)
 
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
         parameters = {**rows.tenant_parameters(tenant), "below": below or _ABOVE_ALL}

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-import aiosqlite
 import msgspec
 
 from gateway.errors import StoreUnavailable
@@ -16,12 +16,15 @@ from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint,
 from gateway.store import migrate, queries
 from gateway.store.protocol import Claim, Claimed, LaneWork
 from gateway.store.sqlite import rows
-from gateway.store.sqlite.connection import FileLock, open_writer, translated
+from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
 from gateway.store.sqlite.log import SqliteLog
 from gateway.store.sqlite.transaction import ExpiryCursor, SqliteTransaction
 
 DIALECT = "sqlite"
 _REOPEN_SECONDS = 0.25
+_MIGRATIONS_TABLE = """
+CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT
+"""
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,24 +32,27 @@ _encode = msgspec.json.Encoder().encode
 class SqliteStore(SqliteLog):
     """See `store.protocol.Store`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:
         super().__init__(queries.load(DIALECT))
         self._path = path
-        self._writer: aiosqlite.Connection | None = None
+        self._connect = connect
+        self._writer: Connection | None = None
         self._batch = 0
         self._expiry = ExpiryCursor()
         self._close = contextlib.AsyncExitStack()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator[Self]:
+    async def open(cls, path: Path, *, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> AsyncIterator[Self]:
         """The store in the file *path*, made and migrated when need be, and locked against other processes.
 
-        Raises StoreLocked, SchemaMismatch, StoreUnavailable.
+        *connect* opens the connection that writes. Raises StoreLocked, SchemaMismatch, StoreUnavailable.
         """
-        store = cls(path)
+        store = cls(path, connect)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # It holds secrets: for its owner only, and SQLite gives the files beside it the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             lock = FileLock(path)
             store._close.enter_context(lock)
         except OSError as error:
@@ -59,9 +65,9 @@ class SqliteStore(SqliteLog):
             await store.open_log(path)
             yield store
 
-    async def _connection(self) -> aiosqlite.Connection:
+    async def _connection(self) -> Connection:
         if self._writer is None:
-            self._writer = await open_writer(self._path)
+            self._writer = await self._connect(self._path)
         return self._writer
 
     async def _close_writer(self) -> None:
@@ -73,10 +79,9 @@ class SqliteStore(SqliteLog):
     async def _migrate(self) -> None:
         connection = await self._connection()
         with translated():
-            await connection.execute(
-                "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT"
-            )
-            applied = dict(await connection.execute_fetchall("SELECT number, checksum FROM migrations"))
+            await connection.execute(_MIGRATIONS_TABLE)
+            found = await connection.execute_fetchall("SELECT number, checksum FROM migrations")
+            applied = {int(number): str(checksum) for number, checksum in found}
             for migration in migrate.pending(migrate.available(DIALECT), applied):
                 record = f"INSERT INTO migrations VALUES ({migration.number}, '{migration.name}', '{migration.checksum}');"  # noqa: S608 - our own file's name
                 await connection.executescript(f"BEGIN IMMEDIATE;\n{migration.sql}\n{record}\nCOMMIT;")
@@ -94,34 +99,32 @@ class SqliteStore(SqliteLog):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """See `store.protocol.Intake.transaction`."""
-        connection = await self._connection()
-        batch = self._batch + 1
+        expiry_before = self._expiry.after
         try:
             with translated():
-                # One hop for both: the number of the batch is committed with it, see `_was_committed`.
-                await connection.executescript(
-                    f"BEGIN IMMEDIATE; UPDATE meta SET value = {batch} WHERE name = 'last_batch';"  # noqa: S608 - an int
-                )
-                transaction = SqliteTransaction(connection, self._sql, self._expiry)
-                expiry_before = self._expiry.after
+                transaction = SqliteTransaction(await self._connection(), self._sql, batch=self._batch + 1, expiry=self._expiry)
                 try:
                     yield transaction
                 except BaseException:
-                    self._expiry.after = expiry_before
-                    await connection.rollback()
+                    await transaction.roll_back()
                     raise
-        except StoreUnavailable:
-            # The file may have been replaced, or the connection may be stuck in a broken transaction.
-            await self._close_writer()
+                await self._commit(transaction)
+        except BaseException as error:
+            self._expiry.after = expiry_before
+            if isinstance(error, StoreUnavailable):
+                # The file may have been replaced, or the connection may be stuck in a broken transaction.
+                await self._close_writer()
             raise
+
+    async def _commit(self, transaction: SqliteTransaction) -> None:
         try:
             with translated():
-                await connection.execute("COMMIT")
+                await transaction.commit()
         except StoreUnavailable:
-            if not await self._was_committed(batch):
-                self._expiry.after = expiry_before
+            if not await self._was_committed(self._batch + 1):
                 raise
-        self._batch = batch
+        if transaction.has_begun:
+            self._batch += 1
 
     async def _was_committed(self, batch: int) -> bool:
         """Whether a commit that ended in an error took effect. Asks a fresh connection until there is an answer:
@@ -160,10 +163,11 @@ class SqliteStore(SqliteLog):
         }
         choice = _Choice()
         if claim.manual:
-            found = await self._select("claim_manual", {**parameters, "limit": budget.limit + 1})
+            under_way = _encode(list(claim.under_way)).decode()
+            found = await self._select("claim_manual", {**parameters, "under_way": under_way, "limit": budget.limit + 1})
             choice.manual = budget.spend(found)
             choice.more_manual = len(found) > len(choice.manual)
-            # What is left without being offered belongs to deliveries that are held, or to ones just handed out.
+            # What is left without being offered belongs to deliveries that are being attempted, or to ones just handed out.
             waiting = await self._select("count_manual", {"endpoint_id": claim.endpoint.id})
             choice.blocked_manual = waiting[0][0] > len(found)
             parameters["held"] = _encode([*claim.held, *(row[0] for row in choice.manual)]).decode()

@@ -1,10 +1,9 @@
-"""One transaction on the writing connection. Each call is a hop to the connection's thread, so rows go in groups."""
+"""One transaction on the writing connection."""
 
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import aiosqlite
 import msgspec
 from msgspec.structs import replace
 
@@ -12,6 +11,7 @@ from gateway.clock import Timestamp
 from gateway.model import (
     AcceptedEvent,
     ApiKey,
+    AttemptError,
     Delivery,
     DeliveryState,
     DueDelivery,
@@ -26,6 +26,7 @@ from gateway.model import (
 from gateway.store import queries
 from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent
 from gateway.store.sqlite import rows
+from gateway.store.sqlite.connection import Connection, Statement
 
 MAX_ROWS = 128
 """Of one statement."""
@@ -35,30 +36,48 @@ _with_rows = functools.cache(queries.with_rows)
 
 
 class SqliteTransaction:
-    """See `store.protocol.Transaction`."""
+    """See `store.protocol.Transaction`.
 
-    def __init__(self, connection: aiosqlite.Connection, sql: Mapping[str, str], expiry: "ExpiryCursor") -> None:
+    What it writes waits until something is read, or until the commit: then all of it goes to the connection's thread in
+    one hop. A transaction that writes nothing leaves no trace.
+    """
+
+    def __init__(self, connection: Connection, sql: Mapping[str, str], *, batch: int, expiry: "ExpiryCursor") -> None:
         self._connection = connection
         self._sql = sql
+        self._batch = batch
         self._expiry = expiry
+        self._waiting: list[Statement] = []
+        self.has_begun = False
         self.effects = Effects()
 
-    async def _rows(self, name: str, parameters: Mapping[str, object]) -> list[Any]:
-        return list(await self._connection.execute_fetchall(self._sql[name], parameters))
+    async def commit(self) -> None:
+        """Makes it last. When this raises, `has_begun` says whether there was anything to lose."""
+        if self._waiting or self.has_begun:
+            self._waiting.append(("COMMIT", ()))
+            await self._flush()
 
-    async def _one(self, name: str, parameters: Mapping[str, object]) -> Any:
-        found = await self._rows(name, parameters)
-        return found[0] if found else None
+    async def roll_back(self) -> None:
+        """Takes all of it back."""
+        if self.has_begun:
+            await self._connection.rollback()
 
-    async def _run(self, name: str, parameters: Mapping[str, object]) -> int:
-        """How many rows it changed."""
-        return (await self._connection.execute(self._sql[name], parameters)).rowcount
+    async def _flush(self) -> list[int]:
+        statements, self._waiting = self._waiting, []
+        if not self.has_begun:
+            self.has_begun = True
+            # The number of the batch is committed with it: that is how a commit whose end is unknown is recognized.
+            statements[:0] = [("BEGIN IMMEDIATE", ()), (self._sql["set_meta"], {"name": "last_batch", "value": self._batch})]
+        return await self._connection.run(statements)
 
-    async def _run_many(self, name: str, parameters: Iterable[Sequence[object]]) -> None:
-        await self._connection.executemany(self._sql[name], parameters)
+    def _write(self, name: str, parameters: Mapping[str, object]) -> None:
+        self._waiting.append((self._sql[name], parameters))
 
-    async def _run_rows(self, name: str, values: Sequence[Sequence[object]]) -> None:
-        """Runs a statement of many rows, in powers of two of them so that few statements have to be prepared.
+    def _write_each(self, name: str, parameters: Iterable[Sequence[object]]) -> None:
+        self._waiting += [(self._sql[name], values) for values in parameters]
+
+    def _write_rows(self, name: str, values: Sequence[Sequence[object]]) -> None:
+        """Writes with a statement of many rows, in powers of two of them so that few statements have to be prepared.
 
         Not `executemany`, which takes the interpreter's lock again for each row: that makes the thread wait for the
         busy event loop as many times."""
@@ -66,8 +85,22 @@ class SqliteTransaction:
         while start < len(values):
             count = min(MAX_ROWS, 1 << ((len(values) - start).bit_length() - 1))
             parameters = [value for row in values[start : start + count] for value in row]
-            await self._connection.execute(_with_rows(self._sql[name], count), parameters)
+            self._waiting.append((_with_rows(self._sql[name], count), parameters))
             start += count
+
+    async def _write_now(self, name: str, parameters: Mapping[str, object]) -> int:
+        """How many rows it changed."""
+        self._write(name, parameters)
+        return (await self._flush())[-1]
+
+    async def _rows(self, name: str, parameters: Mapping[str, object]) -> list[Any]:
+        if self._waiting:
+            await self._flush()
+        return list(await self._connection.execute_fetchall(self._sql[name], parameters))
+
+    async def _one(self, name: str, parameters: Mapping[str, object]) -> Any:
+        found = await self._rows(name, parameters)
+        return found[0] if found else None
 
     # Endpoints
 
@@ -90,33 +123,33 @@ class SqliteTransaction:
         return ActiveEndpoints(revision or 0, tuple(map(rows.endpoint, endpoints)), pinned[0] if pinned else None)
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
-        await self._run("add_endpoint", rows.endpoint_parameters(endpoint))
+        self._write("add_endpoint", rows.endpoint_parameters(endpoint))
         self.effects.endpoints.append(endpoint)
 
     async def save_endpoint(self, endpoint: Endpoint) -> None:
-        await self._run("save_endpoint", rows.endpoint_parameters(endpoint))
+        self._write("save_endpoint", rows.endpoint_parameters(endpoint))
         if endpoint.deleted_at is not None:
-            await self._run("drop_retries", {"endpoint_id": endpoint.id})
+            self._write("drop_retries", {"endpoint_id": endpoint.id})
         self.effects.endpoints.append(endpoint)
 
     async def add_revision(self, revision: Revision) -> int:
         (last,) = await self._one("last_revision", rows.tenant_parameters(revision.tenant))
         number = (last or 0) + 1
-        await self._run("add_revision", rows.revision_parameters(revision, number))
+        self._write("add_revision", rows.revision_parameters(revision, number))
         return number
 
     async def reset_failures(self, endpoint_ids: Collection[str]) -> None:
-        await self._run_many("reset_failures", [(endpoint_id,) for endpoint_id in endpoint_ids])
+        self._write_each("reset_failures", [(endpoint_id,) for endpoint_id in endpoint_ids])
 
     async def pause_endpoints(self, pauses: Sequence[tuple[str, Timestamp]]) -> None:
-        await self._run_many("pause_endpoint", pauses)
+        self._write_each("pause_endpoint", pauses)
 
     async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
         parameters = {"endpoint_id": endpoint.id, "activation": endpoint.activation, "reason": reason, "at": at, "limit": limit}
-        return await self._run("cancel_passed", parameters)
+        return await self._write_now("cancel_passed", parameters)
 
     async def mark_swept(self, endpoint: Endpoint) -> None:
-        await self._run("mark_swept", {"id": endpoint.id, "activation": endpoint.activation})
+        self._write("mark_swept", {"id": endpoint.id, "activation": endpoint.activation})
 
     # Events and deliveries
 
@@ -129,7 +162,7 @@ class SqliteTransaction:
         return {(event.tenant, event.external_id): event for event in events if event.external_id is not None}
 
     async def add_events(self, events: Sequence[NewEvent]) -> None:
-        await self._run_rows(
+        self._write_rows(
             "add_events",
             [
                 (
@@ -149,7 +182,7 @@ class SqliteTransaction:
         )
 
     async def add_deliveries(self, deliveries: Sequence[tuple[Tenant, DueDelivery]]) -> None:
-        await self._run_rows(
+        self._write_rows(
             "add_deliveries",
             [
                 (
@@ -170,23 +203,28 @@ class SqliteTransaction:
         )
 
     async def record_results(self, results: Sequence[Result]) -> None:
-        await self._run_rows("add_attempts", list(map(rows.attempt_values, results)))
+        self._write_rows("add_attempts", list(map(rows.attempt_values, results)))
         successes = [rows.success_values(result) for result in results if result.verdict.state is DeliveryState.DELIVERED]
         if successes:
-            await self._run_rows("record_successes", successes)
+            self._write_rows("record_successes", successes)
         failures = [rows.failure_values(result) for result in results if result.verdict.state is not DeliveryState.DELIVERED]
         if failures:
-            await self._run_rows("record_failures", failures)
-        retries = [(result.due.retry_id,) for result in results if result.due.retry_id is not None]
+            self._write_rows("record_failures", failures)
+        # A retry by hand that was cut off stays queued, as an automatic attempt does.
+        retries = [
+            (result.due.retry_id,)
+            for result in results
+            if result.due.retry_id is not None and result.attempt.error is not AttemptError.INTERRUPTED
+        ]
         if retries:
-            await self._run_many("remove_retry", retries)
+            self._write_each("remove_retry", retries)
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
         row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
         return row and rows.delivery(row)
 
     async def add_retry(self, retry_id: str, delivery: Delivery, endpoint: Endpoint) -> None:
-        await self._run(
+        self._write(
             "add_retry",
             {
                 **rows.tenant_parameters(delivery.tenant),
@@ -198,14 +236,17 @@ class SqliteTransaction:
         self.effects.retried_endpoints.append(endpoint)
 
     async def interrupt_tests(self, at: Timestamp) -> int:
-        return await self._run("interrupt_tests", {"at": at})
+        return await self._write_now("interrupt_tests", {"at": at})
 
     async def expire(self, before: Timestamp, at: Timestamp, *, limit: int) -> int:
+        (newest,) = await self._one("newest_delivery", {})
+        if newest < self._expiry.after:
+            self._expiry.after = 0  # all had been pruned, and SQLite counts from 1 again
         after = self._expiry.after
         (last,) = await self._one("old_deliveries", {"after": after, "before": before, "limit": limit})
         if last is None:
             return 0
-        await self._run("expire_deliveries", {"after": after, "last": last, "at": at})
+        self._write("expire_deliveries", {"after": after, "last": last, "at": at})
         self._expiry.after = last
         return int(last) - after
 
@@ -214,14 +255,14 @@ class SqliteTransaction:
         if old:
             ids = {"event_ids": _encode([event_id for _, event_id in old]).decode()}
             for name in ("prune_attempts", "prune_retries", "prune_deliveries"):
-                await self._run(name, ids)
-            await self._run("prune_events", {"rowids": _encode([rowid for rowid, _ in old]).decode()})
+                self._write(name, ids)
+            self._write("prune_events", {"rowids": _encode([rowid for rowid, _ in old]).decode()})
         return len(old)
 
     # Keys, organizations, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
-        await self._run("add_key", rows.key_parameters(key))
+        self._write("add_key", rows.key_parameters(key))
         self.effects.keys.append(key)
 
     async def revoke_key(self, key_id: str, tenant: Tenant | None, at: Timestamp) -> ApiKey | None:
@@ -229,23 +270,23 @@ class SqliteTransaction:
         row = await self._one("key", {"id": key_id, **reach})
         if row is None:
             return None
-        await self._run("revoke_key", {"id": key_id, "at": at})
+        self._write("revoke_key", {"id": key_id, "at": at})
         revoked = replace(rows.key(row), revoked_at=at)
         self.effects.keys.append(revoked)
         return revoked
 
     async def touch_keys(self, used: Collection[tuple[str, Timestamp]]) -> None:
-        await self._run_many("touch_key", used)
+        self._write_each("touch_key", used)
 
     async def pin_organization(self, organization: Organization) -> None:
-        await self._run("pin_organization", {"id": organization.id, "api_version": organization.api_version})
+        self._write("pin_organization", {"id": organization.id, "api_version": organization.api_version})
         self.effects.organizations.append(organization)
 
     async def save_answer(self, answer: IdempotentAnswer) -> None:
-        await self._run("save_answer", msgspec.structs.asdict(answer))
+        self._write("save_answer", msgspec.structs.asdict(answer))
 
     async def forget_answers(self, expired_before: Timestamp, *, limit: int) -> int:
-        return await self._run("forget_answers", {"expired_before": expired_before, "limit": limit})
+        return await self._write_now("forget_answers", {"expired_before": expired_before, "limit": limit})
 
 
 class ExpiryCursor:

@@ -136,7 +136,7 @@ SELECT d.id, d.event_id, d.api_version, d.activation, d.attempt_count, d.schedul
 FROM retries AS r CROSS JOIN deliveries AS d
   ON d.organization_id = r.organization_id AND d.mode = r.mode AND d.id = r.delivery_id
   CROSS JOIN events AS e ON e.organization_id = d.organization_id AND e.mode = d.mode AND e.id = d.event_id
-WHERE r.endpoint_id = :endpoint_id AND r.delivery_id NOT IN (SELECT value FROM json_each(:held))
+WHERE r.endpoint_id = :endpoint_id AND r.delivery_id NOT IN (SELECT value FROM json_each(:under_way))
   AND NOT (d.state = 'pending' AND d."trigger" = 'test')
   AND NOT EXISTS (SELECT 1 FROM retries AS older WHERE older.delivery_id = r.delivery_id AND older.id < r.id)
 ORDER BY r.id LIMIT :limit;

@@ -12,6 +12,9 @@ WHERE rowid IN (SELECT rowid FROM deliveries INDEXED BY pending_tests WHERE stat
 -- Rows are in order of age, so the walk ends at the first that is young enough.
 SELECT rowid, id FROM events WHERE rowid IN (SELECT rowid FROM events ORDER BY rowid LIMIT :limit) AND created_at < :before;
 
+-- name: newest_delivery
+SELECT COALESCE(MAX(rowid), 0) FROM deliveries;
+
 -- name: old_deliveries
 SELECT MAX(rowid) FROM (
   SELECT rowid, created_at FROM deliveries WHERE rowid > :after ORDER BY rowid LIMIT :limit)
