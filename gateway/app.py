@@ -242,14 +242,18 @@ class Gateway:
         accepted requests finish. Raises SettingsError when it cannot listen.
         """
         http = self.settings.http
-        async with self.operators_socket() as path, self._listening(None, self._bind_tcp()) as port:
-            log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
-            await stop.wait()
-            log.info("gateway.stopping")
-            self._is_stopping = True
-            if http.grace_seconds:
-                await asyncio.sleep(http.grace_seconds)
-            self._begin_stop()
+        try:
+            async with self.operators_socket() as path, self._listening(None, self._bind_tcp()) as port:
+                log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
+                await stop.wait()
+                log.info("gateway.stopping")
+                self._is_stopping = True
+                if http.grace_seconds:
+                    await asyncio.sleep(http.grace_seconds)
+                self._begin_stop()
+        except asyncio.CancelledError:
+            self._stop_by = asyncio.get_running_loop().time()  # nobody wants to wait for the open attempts either
+            raise
 
     @asynccontextmanager
     async def operators_socket(self) -> AsyncIterator[Path]:

@@ -2,9 +2,10 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from msgspec.structs import replace
@@ -67,8 +68,9 @@ class FakeClock:
         entry = (until, alarm)
         self._alarms.append(entry)
         waiting = asyncio.ensure_future(event.wait())
+        both: list[asyncio.Future[Any]] = [waiting, alarm]
         try:
-            await asyncio.wait([waiting, alarm], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
             self._alarms.remove(entry)
@@ -92,8 +94,11 @@ class FakeClock:
         return any(alarm.done() for _, alarm in self._alarms)
 
 
-class Dice:
-    """Stands for `random.Random`: always falls on *value*, from 0 to 1."""
+class Dice(random.Random):
+    """Always falls on *value*, from 0 to 1."""
+
+    def __new__(cls, value: float = 0.5) -> Self:
+        return super().__new__(cls)
 
     def __init__(self, value: float = 0.5) -> None:
         self.value = value
@@ -236,9 +241,7 @@ class Request(msgspec.Struct, frozen=True):
 def status(code: int, *, retry_after: str | None = None) -> Answer:
     """The endpoint answers *code*."""
     headers = [] if retry_after is None else [("Retry-After", retry_after)]
-    return Answer(
-        status=code, error=None, error_message=None, headers=headers, body=b"", retry_after=retry_after, resent=False
-    )
+    return Answer(status=code, error=None, error_message=None, headers=headers, body=b"", retry_after=retry_after, resent=False)
 
 
 def ok() -> Answer:
@@ -247,9 +250,7 @@ def ok() -> Answer:
 
 def failure(error: AttemptError = AttemptError.TIMEOUT) -> Answer:
     """The endpoint does not answer."""
-    return Answer(
-        status=None, error=error, error_message=str(error), headers=None, body=None, retry_after=None, resent=False
-    )
+    return Answer(status=None, error=error, error_message=str(error), headers=None, body=None, retry_after=None, resent=False)
 
 
 class Hold(msgspec.Struct, frozen=True):
@@ -300,14 +301,15 @@ class ScriptedSender(Sender):
     async def _answer(self, url: str) -> Answer:
         steps = self._scripts.get(url)
         step = ok() if not steps else steps[0] if len(steps) == 1 else steps.popleft()
-        if isinstance(step, Crash):
-            raise RuntimeError("a bug in the sender")
-        if isinstance(step, Hold):
-            released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._held.append((url, released))
-            await released
-            return step.then
-        return step
+        match step:
+            case Answer():
+                return step
+            case Hold():
+                released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._held.append((url, released))
+                await released
+                return step.then
+        raise RuntimeError("a bug in the sender")
 
     def release(self, url: str | None = None, *, count: int | None = None) -> None:
         """Lets up to *count* held requests have their answer, oldest first: those to *url*, or all."""

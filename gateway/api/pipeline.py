@@ -62,8 +62,11 @@ class Pipeline:
             ticket = begun
         try:
             faults: list[Fault] = []
-            parameters = Parameters(request.query if request.rel_url.raw_query_string else _NO_QUERY, faults)
-            tenant = _named_tenant(operation, principal, parameters, faults)
+            has_query = bool(request.rel_url.raw_query_string)
+            parameters = Parameters(request.query if has_query else _NO_QUERY, faults)
+            tenant = principal.tenant
+            if has_query or tenant is None:
+                tenant = _named_tenant(operation, principal, parameters, faults)
             if tenant is not None and version is None and organization_id is None:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
             id_ = request.match_info.get("id", "")

@@ -2,22 +2,20 @@
 
 import asyncio
 import functools
-import math
 import os
 import ssl
 from collections.abc import Mapping
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 import msgspec
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.connector import (
-    EXCHANGE,
     MAX_HEAD_BYTES,
     MAX_INTERIM_ANSWERS,
     Exchange,
@@ -25,17 +23,14 @@ from gateway.egress.connector import (
     HeadTooLong,
     tls_context,
 )
+from gateway.egress.exchange import Head, Target, exchange, render
 from gateway.egress.resolver import ORGANIZATION, ForbiddenAddress, GuardedResolver
 from gateway.model import AttemptError
 from gateway.settings import Egress
 from gateway.version import VERSION
 
 USER_AGENT = f"webhook-gateway/{VERSION}"
-KEPT_BODY_BYTES = 16 * 1024
-_READ_BUFFER_BYTES = 16 * 1024
-_MAX_LINE_BYTES = 8190
-_MAX_HEADERS = 100
-_MAX_URLS = 4096
+_MAX_TARGETS = 4096
 
 log = structlog.get_logger()
 
@@ -50,11 +45,6 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes | None  # its first 16 KiB, or what of them arrived
     retry_after: str | None  # as the header has it
     resent: bool  # a stale keep-alive connection made it be sent again on a fresh one
-
-
-class _Request(aiohttp.ClientRequest):
-    # Nothing is sent that the caller did not ask for. Cheaper than `skip_auto_headers`, which copies all headers each time.
-    DEFAULT_HEADERS = {}  # noqa: RUF012 - as aiohttp declares it
 
 
 class _UnusableUrl(Exception):
@@ -74,15 +64,15 @@ class Sender:
         self._timeout_seconds = timeout_seconds
         self._user_agent = user_agent
         self._tls = tls
-        schemes = ("https",) if egress.require_https else ("http", "https")
-        self._target = functools.lru_cache(_MAX_URLS)(functools.partial(_target, schemes=schemes))
+        self._schemes = ("https",) if egress.require_https else ("http", "https")
+        self._target = functools.lru_cache(_MAX_TARGETS)(self._make_target)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._resolver = GuardedResolver(self._guard)
         tls = self._tls or tls_context()
-        self._pooled = self._session(GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls))
-        self._fresh = self._session(GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls, keeps_alive=False))
+        self._pooled = GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls)
+        self._fresh = GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls, keeps_alive=False)
         return self
 
     async def __aexit__(
@@ -96,47 +86,40 @@ class Sender:
         await self._fresh.close()
         await self._resolver.close()
 
-    def _session(self, connector: GuardedConnector) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            request_class=_Request,
-            headers={"User-Agent": self._user_agent},
-            timeout=self._timeout(self._timeout_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            max_line_size=_MAX_LINE_BYTES,
-            max_field_size=_MAX_LINE_BYTES,
-            max_headers=_MAX_HEADERS,
-        )
-
-    def _timeout(self, seconds: float) -> aiohttp.ClientTimeout:
-        # Without the threshold, timeouts of 5 s and more would be rounded up to a whole second of the loop's clock.
-        return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
+    def _make_target(self, text: str) -> Target:
+        try:
+            url = URL(text)
+        except ValueError as error:
+            raise _UnusableUrl(f"The URL cannot be used: {error}.") from error
+        if url.scheme not in self._schemes:
+            raise _UnusableUrl(f"The URL must begin with {' or '.join(scheme + '://' for scheme in self._schemes)}.")
+        host = url.raw_host or ""
+        if not host or host.startswith(".") or ".." in host:
+            raise _UnusableUrl("The URL has no host that could be looked up.")
+        return Target(url, user_agent=self._user_agent)
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes, *, organization_id: str) -> Answer:
         """POSTs *body* to *url*. Whatever goes wrong is in the answer: nothing is raised but CancelledError."""
-        exchange = Exchange()
-        EXCHANGE.set(exchange)
+        state = Exchange()
         ORGANIZATION.set(organization_id)
         deadline = self._loop.time() + self._timeout_seconds
         resent = False
         try:
             target = self._target(url)
+            request = render(target, headers, body)
             try:
-                response = await self._pooled.post(target, data=body, headers=headers, allow_redirects=False)
+                head = await exchange(self._pooled, target, request, state=state, deadline=deadline)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError):
-                if not exchange.reused or exchange.answered:
+                if not state.reused or state.answered:
                     raise
                 # The receiver closed an idle connection just as it was used again: that is not the endpoint's failure.
                 resent = True
-                left = self._timeout(max(deadline - self._loop.time(), 0.001))
-                response = await self._fresh.post(target, data=body, headers=headers, allow_redirects=False, timeout=left)
-            return await _read(response, resent=resent)
+                request = render(target, {**headers, "Connection": "close"}, body)
+                head = await exchange(self._fresh, target, request, state=state, deadline=deadline)
+            return judge(head, resent=resent)
         except Exception as error:
             # The boundary: what has no name in `explain` is a fault of the gateway itself.
-            reason, message = explain(error, answered=exchange.answered, timeout_seconds=self._timeout_seconds)
+            reason, message = explain(error, answered=state.answered, timeout_seconds=self._timeout_seconds)
             if reason is AttemptError.CRASHED:
                 log.exception("attempt.crashed")
             return Answer(
@@ -144,52 +127,20 @@ class Sender:
             )
 
 
-def _target(url: str, *, schemes: tuple[str, ...]) -> URL:
-    try:
-        target = URL(url)
-    except ValueError as error:
-        raise _UnusableUrl(f"The URL cannot be used: {error}.") from error
-    if target.scheme not in schemes:
-        raise _UnusableUrl(f"The URL must begin with {' or '.join(scheme + '://' for scheme in schemes)}.")
-    host = target.raw_host or ""
-    if not host or host.startswith(".") or ".." in host:
-        raise _UnusableUrl("The URL has no host that could be looked up.")
-    return target
-
-
-async def _read(response: aiohttp.ClientResponse, *, resent: bool) -> Answer:
-    status = response.status
-    headers = [(name, _text(value)) for name, value in response.headers.items()]
-    retry_after = response.headers.get("Retry-After")
+def judge(head: Head, *, resent: bool) -> Answer:
+    """The answer whose head came. Pure."""
+    status = head.status
+    retry_after = head.headers.get("Retry-After")
     is_redirect = 300 <= status < 400
     return Answer(
         status=status,
         error=AttemptError.REDIRECT if is_redirect else None,
         error_message=f"The endpoint answered with a redirect ({status}); redirects are not followed." if is_redirect else None,
-        headers=headers,
-        body=await _read_body(response),
+        headers=[(name, _text(value)) for name, value in head.headers.items()],
+        body=head.body,
         retry_after=None if retry_after is None else _text(retry_after),
         resent=resent,
     )
-
-
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """The first bytes of the body. Status and headers have decided by now, so whatever becomes of it is no error."""
-    content = response.content
-    body = b""
-    is_complete = False
-    try:
-        body = await content.readany()
-        while not content.at_eof() and len(body) < KEPT_BODY_BYTES:
-            body += await content.readany()
-        is_complete = content.at_eof()
-    except (aiohttp.ClientError, OSError):  # of which TimeoutError is one
-        pass
-    finally:
-        # At its end the connection has gone back to the pool by itself; anything else would have to be read up to there.
-        if not is_complete or response.status == HTTPStatus.SWITCHING_PROTOCOLS:
-            response.close()
-    return body[:KEPT_BODY_BYTES]
 
 
 def _text(value: str) -> str:
@@ -212,12 +163,12 @@ def explain(  # noqa: C901, PLR0911 - a table of cases, as flat as can be
             return AttemptError.TLS_FAILED, f"The endpoint's certificate does not hold: {_certificate_fault(error)}."
         case aiohttp.ClientConnectorError():
             return _explain_unconnected(error)
-        case aiohttp.ClientResponseError(__cause__=HeadTooLong()):
+        case HttpProcessingError(__cause__=HeadTooLong()) | HeadTooLong():
             return (
                 AttemptError.INVALID_RESPONSE,
                 f"The endpoint sent more than {MAX_HEAD_BYTES // 1024} KiB of headers, or {MAX_INTERIM_ANSWERS} interim answers.",
             )
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+        case HttpProcessingError() | aiohttp.ClientPayloadError():
             return AttemptError.INVALID_RESPONSE, "The answer is not HTTP, or its headers are over the limits."
         case aiohttp.ClientOSError(__cause__=ssl.SSLError() as fault):
             return AttemptError.TLS_FAILED, f"TLS failed: {_tls_fault(fault)}."

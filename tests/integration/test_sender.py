@@ -13,7 +13,8 @@ import pytest
 import uvloop
 
 from gateway.egress.connector import MAX_INTERIM_ANSWERS
-from gateway.egress.sender import KEPT_BODY_BYTES, Answer, Sender
+from gateway.egress.exchange import KEPT_BODY_BYTES
+from gateway.egress.sender import Answer, Sender
 from gateway.model import AttemptError
 from gateway.settings import Egress
 from gateway.version import VERSION
@@ -239,14 +240,6 @@ async def test_a_peer_that_never_reads_holds_nothing_beyond_the_timeout():
         assert receiver.connections == 1
         await asyncio.sleep(0)  # asyncio closes an aborted socket in the turn after
         assert open_sockets() == before + 1, "only the receiver's end is left"
-
-
-async def test_long_timeouts_are_not_rounded_up():
-    """Aiohttp rounds those of 5 s and more up to whole seconds of the loop's clock, unless it is told not to."""
-    async with open_sender(timeout_seconds=7.5) as sender:
-        timeout = sender._pooled.timeout
-        assert timeout.total == 7.5
-        assert timeout.ceil_threshold > 7.5
 
 
 # Interim answers

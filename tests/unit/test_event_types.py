@@ -17,7 +17,24 @@ def test_event_types(text: str):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "invoice", ".", "a.", ".a", "a..b", "A.b", "a-b.c", "a.b ", " a.b", "a.b\n", "a.*", "*", "ä.b", "a.b/c", "a." + "b" * 127],
+    [
+        "",
+        "invoice",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "A.b",
+        "a-b.c",
+        "a.b ",
+        " a.b",
+        "a.b\n",
+        "a.*",
+        "*",
+        "ä.b",
+        "a.b/c",
+        "a." + "b" * 127,
+    ],
 )
 def test_what_is_no_event_type(text: str):
     """Anything else is none, least of all with something before or after it."""
@@ -30,7 +47,9 @@ def test_patterns(text: str):
     assert is_event_pattern(text)
 
 
-@pytest.mark.parametrize("text", ["", "**", ".*", "*.*", "*.paid", "a.*.b", "a*", "a.*\n", "a..*", "A.*", "invoice", "a" * 127 + ".*"])
+@pytest.mark.parametrize(
+    "text", ["", "**", ".*", "*.*", "*.paid", "a.*.b", "a*", "a.*\n", "a..*", "A.*", "invoice", "a" * 127 + ".*"]
+)
 def test_what_is_no_pattern(text: str):
     """A star elsewhere than alone or at the end, or a malformed prefix, makes no pattern."""
     assert not is_event_pattern(text)
@@ -53,7 +72,14 @@ def test_a_catalogue_knows_its_types(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("pattern", "covered"),
-    [("*", True), ("invoice.*", True), ("invoice.paid", True), ("invoice.sent", False), ("inv.*", False), ("invoice.paid.*", False)],
+    [
+        ("*", True),
+        ("invoice.*", True),
+        ("invoice.paid", True),
+        ("invoice.sent", False),
+        ("inv.*", False),
+        ("invoice.paid.*", False),
+    ],
 )
 def test_a_catalogue_covers_patterns(tmp_path: Path, pattern: str, covered: bool):  # noqa: FBT001 - a column of the table
     """A pattern is covered when some type of the catalogue matches it."""

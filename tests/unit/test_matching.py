@@ -46,7 +46,9 @@ def test_patterns(pattern: str, event_type: str, is_wanted: bool):  # noqa: FBT0
     assert list(index(wanting).match(event_type)) == ([wanting] if is_wanted else [])
 
 
-@given(wanted=st.lists(st.lists(PATTERNS, min_size=1, max_size=4), max_size=5), event_types=st.lists(TYPES, min_size=1, max_size=5))
+@given(
+    wanted=st.lists(st.lists(PATTERNS, min_size=1, max_size=4), max_size=5), event_types=st.lists(TYPES, min_size=1, max_size=5)
+)
 def test_the_index_agrees_with_the_contract(wanted: list[list[str]], event_types: list[str]):
     """Whatever endpoints there are, each that wants an event is found once, also when it is asked for again."""
     endpoints = [endpoint(events=tuple(patterns)) for patterns in wanted]

@@ -3,38 +3,24 @@
 import errno
 import os
 import ssl
-from typing import Any
-from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
-from aioresponses import aioresponses
-from structlog.testing import capture_logs
-from yarl import URL
+from aiohttp.http_exceptions import BadHttpMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.egress.connector import HeadTooLong
+from gateway.egress.exchange import Head
 from gateway.egress.resolver import ForbiddenAddress, NameNotResolved
-from gateway.egress.sender import Answer, Sender
+from gateway.egress.sender import explain, judge
 from gateway.model import AttemptError
-from gateway.settings import Egress
 
-ENDPOINT = "https://endpoint.example/hook"
 KEY = ConnectionKey("endpoint.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
 
 
-class _Response(aiohttp.ClientResponse):
-    # aioresponses 0.7.9 does not know of the argument that aiohttp 3.14 asks for.
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, stream_writer=Mock(output_size=0), **kwargs)
-
-
-async def send(**outcome: Any) -> Answer:
-    """The answer when aiohttp comes to *outcome*."""
-    async with Sender(Egress(), timeout_seconds=10) as sender:
-        with aioresponses() as exchanges:
-            exchanges.post(ENDPOINT, response_class=_Response, **outcome)
-            return await sender.send(ENDPOINT, {}, b"{}", organization_id="org")
+def head(status: int, **headers: str) -> Head:
+    return Head(status, CIMultiDictProxy(CIMultiDict(headers)), b"why")
 
 
 @pytest.mark.parametrize(
@@ -44,20 +30,22 @@ async def send(**outcome: Any) -> Answer:
         *((code, AttemptError.REDIRECT) for code in (300, 301, 302, 303, 304, 305, 307, 308, 399)),
     ],
 )
-async def test_statuses(code: int, error: AttemptError | None):
-    answer = await send(status=code, body=b"why", headers={"Retry-After": "7"})
+def test_statuses(code: int, error: AttemptError | None):
+    """A plain status is no error; a redirect is one, since it is not followed. What came along is kept."""
+    answer = judge(head(code, **{"Content-Type": "text/plain", "Retry-After": "7"}), resent=False)
     assert answer.status == code
     assert answer.error is error
     assert (answer.error_message is None) is (error is None)
     assert answer.body == b"why"
     assert answer.retry_after == "7"
-    assert answer.headers == [("Content-Type", "application/json"), ("Retry-After", "7")]
+    assert answer.headers == [("Content-Type", "text/plain"), ("Retry-After", "7")]
     assert answer.resent is False
 
 
 @pytest.mark.parametrize("retry_after", ["120", "Wed, 21 Oct 2026 07:28:00 GMT", "soon", ""])
-async def test_retry_after_is_handed_on_as_it_came(retry_after: str):
-    assert (await send(status=503, headers={"Retry-After": retry_after})).retry_after == retry_after
+def test_retry_after_is_handed_on_as_it_came(retry_after: str):
+    """Whoever decides reads it; the sender does not."""
+    assert judge(head(503, **{"Retry-After": retry_after}), resent=False).retry_after == retry_after
 
 
 def unconnected(error: OSError) -> aiohttp.ClientConnectorError:
@@ -69,8 +57,8 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
-def response_error() -> aiohttp.ClientResponseError:
-    return aiohttp.ClientResponseError(Mock(real_url=URL(ENDPOINT)), (), status=400, message="Invalid\n  ^")
+def not_http() -> BadHttpMessage:
+    return BadHttpMessage("Invalid\n  ^")
 
 
 def tls_error(reason: str) -> ssl.SSLError:
@@ -168,12 +156,12 @@ def certificate_error(message: str) -> ssl.SSLCertVerificationError:
             "The endpoint closed the connection before its answer.",
         ),
         (
-            response_error(),
+            not_http(),
             AttemptError.INVALID_RESPONSE,
             "The answer is not HTTP, or its headers are over the limits.",
         ),
         (
-            caused(response_error(), HeadTooLong(message="")),
+            caused(not_http(), HeadTooLong(message="")),
             AttemptError.INVALID_RESPONSE,
             "The endpoint sent more than 32 KiB of headers, or 16 interim answers.",
         ),
@@ -191,20 +179,21 @@ def certificate_error(message: str) -> ssl.SSLCertVerificationError:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_errors_that_are_to_be_expected(error: Exception, reason: AttemptError, sentence: str):
-    """Each has a name and a sentence, which gives away no address and is no log entry."""
-    with capture_logs() as logs:
-        answer = await send(exception=error)
-    assert answer == Answer(
-        status=None, error=reason, error_message=sentence, headers=None, body=None, retry_after=None, resent=False
-    )
-    assert not logs
+def test_errors_that_are_to_be_expected(error: Exception, reason: AttemptError, sentence: str):
+    """Each has a name and a sentence, which gives away no address."""
+    assert explain(error, answered=False, timeout_seconds=10) == (reason, sentence)
+
+
+def test_a_connection_closed_after_a_part_of_the_answer_is_told_apart():
+    """Whether anything had arrived says where to look."""
+    _, sentence = explain(aiohttp.ServerDisconnectedError(), answered=True, timeout_seconds=10)
+    assert sentence == "The endpoint closed the connection in the middle of its answer."
 
 
 @pytest.mark.parametrize("error", [RuntimeError("whsec_secret"), ValueError(), KeyError("x"), AssertionError()])
-async def test_a_fault_of_the_gateway_itself_is_logged(error: Exception):
-    with capture_logs() as logs:
-        answer = await send(exception=error)
-    assert answer.error is AttemptError.CRASHED
-    assert answer.error_message == "The gateway failed to make this attempt; its log says more."
-    assert [entry["event"] for entry in logs] == ["attempt.crashed"]
+def test_anything_else_is_a_fault_of_the_gateway_itself(error: Exception):
+    """Its sentence tells nothing of what went wrong inside."""
+    assert explain(error, answered=False, timeout_seconds=10) == (
+        AttemptError.CRASHED,
+        "The gateway failed to make this attempt; its log says more.",
+    )

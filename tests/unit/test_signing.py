@@ -24,9 +24,7 @@ def test_the_reference_signature_of_standard_webhooks():
 
 def test_several_secrets_give_several_signatures():
     """One signature for each secret in force, in their order, separated by a space; either alone verifies."""
-    both = signing.standard_signature(
-        [signing.secret_key(SECRET), signing.secret_key(OTHER)], MESSAGE_ID, TIMESTAMP, BODY
-    )
+    both = signing.standard_signature([signing.secret_key(SECRET), signing.secret_key(OTHER)], MESSAGE_ID, TIMESTAMP, BODY)
     first, second = both.split(" ")
     assert first == SIGNATURE
     assert second != first

@@ -3,11 +3,13 @@
 import asyncio
 import gzip
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from gateway.api.auth import OPERATOR
+from gateway.api.server import operations
 from gateway.model import Mode, Tenant
 from gateway.settings import Http, Limits, Settings
 from tests.integration.api.conftest import Api, serve
@@ -380,6 +382,55 @@ async def test_broken_chunks_are_a_400(api: Api):
     response = await raw(api, head.encode() + b'5\r\n{"eve\r\nnonsense\r\n')
     assert b" 400 " in response.split(b"\r\n")[0]  # in the server's own words: it is no HTTP
     assert (await api.json("GET", "/events"))["data"] == []
+
+
+ODD = (
+    "",
+    "%00",
+    "%0d%0a",
+    "%ED%A0%80",
+    "%FF",
+    "%",
+    "é",
+    "1" * 5_000,
+    "..",
+    "a.b",
+    "acme",
+    "live",
+    "wh_x",
+    "*",
+    "x&x=",
+    "2026-01-01T00:00:00Z",
+)
+
+
+async def test_no_odd_path_query_or_header_is_a_500(api: Api):
+    """Nor one that ends the connection without an answer: every operation, with odd values everywhere."""
+    chance = Random(7)
+    service = await api.make_key(None)
+    names = ("limit", "cursor", "organizationId", "mode", "event", "externalId", "state", "since", "webhookId", "eventId")
+    for operation in operations(api.parts):
+        for _ in range(25):
+            path = operation.path.replace("{id}", chance.choice(ODD) or "x")
+            query = "&".join(f"{chance.choice(names)}={chance.choice(ODD)}" for _ in range(chance.randrange(4)))
+            head = f"{operation.method} {path}?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            head += f"x-api-key: {chance.choice((api.key, service, service, 'é'))}\r\ncommet-version: {chance.choice(ODD)}\r\n"
+            if chance.random() < 0.3:
+                head += f"Idempotency-Key: {chance.choice(ODD)}\r\n"
+            body = chance.choice((b"", b"{}", b"\xff", b'{"url":1e999}', b'{"organizationId":"acme","event":"a.b","data":{}}'))
+            head += f"Content-Length: {len(body)}\r\n\r\n"
+            response = await raw(api, head.encode(errors="surrogateescape") + body)
+            assert response.startswith(b"HTTP/1."), head
+            assert response[9:10] in {b"2", b"4"}, (head, body, response)
+
+
+@pytest.mark.parametrize(
+    "line", [b"OPTIONS *", b"GET http://other/webhooks", b"CONNECT x:443", b"get /webhooks", b"GET /webhooks?%zz=%"]
+)
+async def test_odd_request_lines_are_answered(api: Api, line: bytes):
+    """With a refusal, as nobody says who asks."""
+    response = await raw(api, line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert response.split(b" ")[1][:1] == b"4", response
 
 
 async def raw(api: Api, request: bytes) -> bytes:
