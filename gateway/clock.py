@@ -15,8 +15,10 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
+MAX_TIMESTAMP: Timestamp = 253_402_300_799_999
+"""The end of the year 9999: ISO 8601 has four digits for a year."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END: Timestamp = 253_402_300_800_000  # of the year 9999
 _LONGEST_STEP_SECONDS = 60.0
 
 
@@ -105,6 +107,6 @@ def parse_timestamp(text: str) -> Timestamp:
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
     milliseconds = (at - _EPOCH) // timedelta(milliseconds=1)
-    if not 0 <= milliseconds < _END:
+    if not 0 <= milliseconds <= MAX_TIMESTAMP:
         raise ValueError(text)
     return milliseconds

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway import ids
-from gateway.clock import Timestamp
+from gateway.clock import MAX_TIMESTAMP
 from gateway.errors import InvalidEvent
 from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, Event, Mode, Tenant
@@ -16,7 +16,6 @@ from gateway.settings import Events
 
 MAX_EXTERNAL_ID = 255
 MAX_ORGANIZATION_ID = 255
-MAX_TIMESTAMP: Timestamp = 253_402_300_799_999  # the end of the year 9999
 
 _encoder = msgspec.json.Encoder()
 

@@ -16,7 +16,7 @@ from tests.system.gateway_process import PATIENCE_SECONDS, Client, Installation
 from tests.system.load import EVENT_TYPE, event_of, number_of
 
 ROUNDS = 20
-PUBLISHERS = 8
+BATCHES = (1, 1, 1, 1, 1, 1, 10, 20)  # how many events each publisher posts at a time
 MAX_IN_FLIGHT = 16
 MOST_REPEATED = 3 * MAX_IN_FLIGHT
 """What one crash may repeat: the open requests, and twice as many results that were not committed yet. Results are
@@ -86,22 +86,23 @@ class Publishers:
     more: asyncio.Condition = field(default_factory=asyncio.Condition)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
-    async def run(self) -> None:
+    async def run(self, batch: int) -> None:
+        """Publishes *batch* events at a time, until there are enough."""
         while not self.enough:
             await self.serving.wait()
-            await self._publish(next(self._numbers))
+            await self._publish(list(itertools.islice(self._numbers, batch)))
 
-    async def _publish(self, number: int) -> None:
-        event = {"event": EVENT_TYPE, "data": {"number": number}, "externalId": f"number {number}"}
+    async def _publish(self, numbers: list[int]) -> None:
+        events = [{"event": EVENT_TYPE, "data": {"number": number}, "externalId": f"number {number}"} for number in numbers]
         while True:
             try:
-                answer = await self.client.ask("POST", "/events", event)
+                answer = await self.client.ask("POST", "/events", {"events": events} if len(events) > 1 else events[0])
             except aiohttp.ClientError:
                 await self.serving.wait()
                 continue
             assert answer.status in {200, 202}, answer.body
             break
-        self.accepted.add(number)
+        self.accepted.update(numbers)
         async with self.more:
             self.more.notify_all()
 
@@ -136,11 +137,11 @@ async def test_twenty_kills_under_load_lose_nothing_and_repeat_only_what_was_on_
         await client.create_endpoint(receiver.url(path))
     publishers = Publishers(client)
     async with asyncio.TaskGroup() as group:
-        for number in range(PUBLISHERS):
-            group.create_task(publishers.run(), name=f"publisher {number}")
+        for batch in BATCHES:
+            group.create_task(publishers.run(batch), name=f"publisher of {batch}")
         for _ in range(ROUNDS):
             publishers.serving.set()
-            await publishers.accept_more(chance.choice([1, 20, 60, 100, 150, 250]))
+            await publishers.accept_more(chance.choice([1, 30, 100, 200, 300, 400]))
             publishers.serving.clear()
             assert installation.process is not None
             await installation.process.kill()
