@@ -216,7 +216,7 @@ class Writer:
 
     async def _commit_or_halve(self, batch: Batch) -> None:
         try:
-            await self._commit(batch)
+            made, effects = await self._commit(batch)
         except StoreUnavailable as error:
             await self._keep_results(batch, error)
         except Exception as error:
@@ -230,6 +230,7 @@ class Writer:
             self._fail(batch, error)
         else:
             self._is_available()
+            self._committed(batch, made, effects)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for pending in batch.changes:
@@ -256,7 +257,7 @@ class Writer:
             self._wake.clear()
             await self._wake.wait()
 
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, batch: Batch) -> tuple[FannedOut, Effects]:
         made = FannedOut()
         async with self._store.transaction() as transaction:
             for pending in batch.changes:
@@ -265,11 +266,15 @@ class Writer:
                 await self._recorder.record(transaction, batch.results)
             if batch.entries:
                 made = await self._fan_out.store(transaction, batch.entries)
-        self._fan_out.committed(made, transaction.effects)
-        for listener in self._listeners:
-            listener(made.fresh, batch.results, transaction.effects)
+        return made, transaction.effects
+
+    def _committed(self, batch: Batch, made: FannedOut, effects: Effects) -> None:
+        """Answers whoever waits, and tells those who act on it. What goes wrong here is no reason to commit again."""
         for pending in batch.changes:
             pending.committed()
         for entry in batch.entries:
             self._queue.release(entry)
             entry[0].committed()
+        self._fan_out.committed(made, effects)
+        for listener in self._listeners:
+            listener(made.fresh, batch.results, effects)
