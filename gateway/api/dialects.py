@@ -40,41 +40,43 @@ class Dialect(Protocol):
         """A refusal or failure."""
 
 
-class _EnvelopedOne(msgspec.Struct, frozen=True):
-    data: msgspec.Struct
+class _EnvelopedOne(msgspec.Struct, frozen=True, kw_only=True):
     success: bool = True
+    data: msgspec.Struct
 
 
-class _EnvelopedPage(msgspec.Struct, frozen=True, rename="camel"):
+class _EnvelopedPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    success: bool = True
     data: Sequence[msgspec.Struct]
     has_more: bool
     next_cursor: str | None
-    success: bool = True
 
 
-class _EnvelopedError(msgspec.Struct, frozen=True):
-    error: ErrorView
+class _EnvelopedError(msgspec.Struct, frozen=True, kw_only=True):
     success: bool = False
+    error: ErrorView
 
 
 class Enveloped:
     """Before 2026-07-24: everything bears `success`."""
 
     def one(self, view: msgspec.Struct, status: int = 200) -> Answer:
-        return Answer(status, _encoder.encode(_EnvelopedOne(view)))
+        return Answer(status, _encoder.encode(_EnvelopedOne(data=view)))
 
     def page(self, views: Sequence[msgspec.Struct], next_cursor: str | None = None, status: int = 200) -> Answer:
-        return Answer(status, _encoder.encode(_EnvelopedPage(views, next_cursor is not None, next_cursor)))
+        return Answer(
+            status, _encoder.encode(_EnvelopedPage(data=views, has_more=next_cursor is not None, next_cursor=next_cursor))
+        )
 
     def error(self, problem: Problem) -> Answer:
-        return Answer(problem.kind.status, _encoder.encode(_EnvelopedError(problems.view(problem))), problem.headers)
+        return Answer(problem.kind.status, _encoder.encode(_EnvelopedError(error=problems.view(problem))), problem.headers)
 
 
-class _PlainPage(msgspec.Struct, frozen=True, rename="camel"):
+class _PlainPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    object: str = "list"
     data: Sequence[msgspec.Struct]
     has_more: bool
     next_cursor: str | UnsetType = UNSET
-    object: str = "list"
 
 
 class _PlainError(msgspec.Struct, frozen=True):
@@ -89,7 +91,7 @@ class Plain:
 
     def page(self, views: Sequence[msgspec.Struct], next_cursor: str | None = None, status: int = 200) -> Answer:
         following = UNSET if next_cursor is None else next_cursor
-        return Answer(status, _encoder.encode(_PlainPage(views, next_cursor is not None, following)))
+        return Answer(status, _encoder.encode(_PlainPage(data=views, has_more=next_cursor is not None, next_cursor=following)))
 
     def error(self, problem: Problem) -> Answer:
         return Answer(problem.kind.status, _encoder.encode(_PlainError(problems.view(problem))), problem.headers)

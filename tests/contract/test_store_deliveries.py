@@ -260,9 +260,7 @@ async def test_attempts(store: Store, to: Endpoint):
 async def test_attempts_are_shown_up_to_a_thousand(store: Store, to: Endpoint):
     """A delivery that was attempted more than 1,000 times shows the first 1,000."""
     (made,) = await deliver_to(store, to)
-    results: list[Result] = []
-    for number in range(1_010):
-        results.append(result(replace(made, attempt_count=number), to, retry_at(START)))
+    results: list[Result] = [result(replace(made, attempt_count=number), to, retry_at(START)) for number in range(1_010)]
     for start in range(0, len(results), 100):
         await record(store, *results[start : start + 100])
     assert [attempt.number for attempt in await store.attempts(tenant(), made.id)] == list(range(1, 1_001))
