@@ -306,10 +306,20 @@ class ScriptedSender(Sender):
                 return step
             case Hold():
                 released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._held.append((url, released))
-                await released
+                entry = (url, released)
+                self._held.append(entry)
+                try:
+                    await released
+                finally:
+                    if entry in self._held:
+                        self._held.remove(entry)
                 return step.then
         raise RuntimeError("a bug in the sender")
+
+    @property
+    def held_requests(self) -> int:
+        """Requests that wait to be released."""
+        return len(self._held)
 
     def release(self, url: str | None = None, *, count: int | None = None) -> None:
         """Lets up to *count* held requests have their answer, oldest first: those to *url*, or all."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -254,8 +255,11 @@ class Dispatcher:
 
     def _log(self, result: Result) -> None:
         attempt, verdict = result.attempt, result.verdict
-        write = log.debug if verdict.state is DeliveryState.DELIVERED else log.info
-        write(
+        level = logging.DEBUG if verdict.state is DeliveryState.DELIVERED else logging.INFO
+        if not log.is_enabled_for(level):
+            return
+        log.log(
+            level,
             "attempt.finished",
             delivery_id=attempt.delivery_id,
             event_id=result.due.event.id,

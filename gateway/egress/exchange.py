@@ -16,13 +16,10 @@ from aiohttp.http_parser import RawResponseMessage
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from gateway.egress.connector import EXCHANGE, Exchange, GuardedConnector
+from gateway.egress.connector import AnswerHandler, Exchange, GuardedConnector
 
 KEPT_BODY_BYTES = 16 * 1024
 
-_READ_BUFFER_BYTES = 16 * 1024
-_MAX_LINE_BYTES = 8190
-_MAX_HEADERS = 100
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the deadline of the exchange is round all of it
 _UPGRADED = 101
 
@@ -62,29 +59,20 @@ async def exchange(connector: GuardedConnector, target: Target, request: bytes, 
     Raises TimeoutError and aiohttp's errors when no head of an answer came. After one came nothing is raised: status and
     headers decide, whatever becomes of the body.
     """
-    EXCHANGE.set(state)
     async with asyncio.timeout_at(deadline):
         connection = await connector.connect(target.dial, [], _NO_TIMEOUT)
         try:
-            protocol = connection.protocol
-            message, content = await _send(protocol, request)
+            message, content = await _send(connection.protocol, request, state)
         except BaseException:
             connection.close()
             raise
     return Head(message.code, message.headers, await _read_body(connection, message, content, deadline))
 
 
-async def _send(protocol: ResponseHandler | None, request: bytes) -> tuple[RawResponseMessage, StreamReader]:
-    if protocol is None or protocol.transport is None:
+async def _send(protocol: ResponseHandler | None, request: bytes, state: Exchange) -> tuple[RawResponseMessage, StreamReader]:
+    if not isinstance(protocol, AnswerHandler) or protocol.transport is None:
         raise aiohttp.ServerDisconnectedError
-    protocol.set_response_params(
-        read_until_eof=True,
-        auto_decompress=False,
-        read_bufsize=_READ_BUFFER_BYTES,
-        max_line_size=_MAX_LINE_BYTES,
-        max_field_size=_MAX_LINE_BYTES,
-        max_headers=_MAX_HEADERS,
-    )
+    protocol.begin(state)
     protocol.transport.write(request)
     while True:
         message, content = await protocol.read()

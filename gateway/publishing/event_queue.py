@@ -59,21 +59,15 @@ class EventQueue:
 
     def put(self, publication: Publication) -> None:
         """Takes all of *publication* or nothing. Raises QueueFull."""
-        counts: Counter[str] = Counter()
-        sizes: Counter[str] = Counter()
+        counts: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for event in publication.events:
-            counts[event.tenant.organization_id] += 1
-            sizes[event.tenant.organization_id] += len(event.data)
-        self._check_room(counts, sizes)
-        self._count += len(publication.events)
-        self._bytes += sizes.total()
-        self._counts.update(counts)
-        self._bytes_of.update(sizes)
-        self._entries.extend((publication, place) for place in range(len(publication.events)))
-
-    def _check_room(self, counts: Counter[str], sizes: Counter[str]) -> None:
+            organization_id = event.tenant.organization_id
+            counts[organization_id] = counts.get(organization_id, 0) + 1
+            sizes[organization_id] = sizes.get(organization_id, 0) + len(event.data)
+        size = sum(sizes.values())
         most, most_bytes = self._settings.max_queue, self._settings.max_queue_bytes
-        if self._count + counts.total() > most or self._bytes + sizes.total() > most_bytes:
+        if self._count + len(publication.events) > most or self._bytes + size > most_bytes:
             raise QueueFull(f"{self._count} events are waiting to be committed; try again in a moment")
         for organization_id, count in counts.items():
             if (
@@ -81,6 +75,12 @@ class EventQueue:
                 or self._bytes_of[organization_id] + sizes[organization_id] > most_bytes // 2
             ):
                 raise QueueFull("the organization has its share of the event queue waiting; try again in a moment")
+        self._count += len(publication.events)
+        self._bytes += size
+        for organization_id, count in counts.items():
+            self._counts[organization_id] += count
+            self._bytes_of[organization_id] += sizes[organization_id]
+        self._entries.extend((publication, place) for place in range(len(publication.events)))
 
     def take(self) -> Entry | None:
         """The oldest entry whose publisher still waits; None when there is none."""

@@ -161,9 +161,9 @@ class Writer:
         except StoreUnavailable as error:
             self.unavailable = str(error)
         else:
-            self._is_available()
+            self._note_recovery()
 
-    def _is_available(self) -> None:
+    def _note_recovery(self) -> None:
         if self.unavailable is not None:
             log.info("store.recovered")
         self.unavailable = None
@@ -229,7 +229,7 @@ class Writer:
             log.exception("commit.failed")
             self._fail(batch, error)
         else:
-            self._is_available()
+            self._note_recovery()
             self._committed(batch, made, effects)
 
     def _fail(self, batch: Batch, error: Exception) -> None:

@@ -482,7 +482,8 @@ async def test_spans_of_time(store: Store, to: Endpoint):
     """`since` is inclusive and `until` exclusive, on the time of making, whatever else is filtered by."""
     made = [(await deliver_to(store, to, at=START + place))[0] for place in range(6)]
     await record(store, *(result(each, to, EXHAUSTED) for each in made))
-    for only in ({}, {"endpoint_id": to.id}, {"event_type": "invoice.paid"}, {"state": DeliveryState.FAILED}):
+    filters: list[dict[str, Any]] = [{}, {"endpoint_id": to.id}, {"event_type": "invoice.paid"}, {"state": DeliveryState.FAILED}]
+    for only in filters:
         page = await deliveries(store, since=START + 1, until=START + 4, **only)
         assert ids(page.items) == ids(made[3:0:-1])
         page = await deliveries(store, made[3].id, since=START + 1, until=START + 5, **only)
@@ -514,7 +515,8 @@ async def test_the_scan_of_a_filtered_page_is_bounded(store: Store, to: Endpoint
     rare = due(to, event(type="rare.one"))
     many = [due(to, shared) for _ in range(SCAN_LIMIT)]
     await add_deliveries(store, rare, *many)
-    for only in ({}, {"endpoint_id": to.id}):
+    filters: list[dict[str, Any]] = [{}, {"endpoint_id": to.id}]
+    for only in filters:
         page = await deliveries(store, event_type="rare.one", **only)
         assert page.items == []
         assert page.next_below is not None

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import StoreLocked
-from gateway.model import DeliveryState, DisabledReason, IdempotentAnswer, Organization
+from gateway.model import DeliveryState, DisabledReason, Endpoint, IdempotentAnswer, Organization
 from gateway.registry.endpoints import disabled
 from gateway.store.protocol import DeliveryFilter, Effects, EventFilter, NewEvent, Store
 from tests.contract.acts import add_endpoints, claim, deliver_to, ids, look_up, record, retry
@@ -20,7 +20,7 @@ class Fault(Exception):
 
 async def test_rolling_back_leaves_nothing(store: Store):
     """A transaction that raises, after writing to everything there is, has changed nothing."""
-    to, key, pinned = endpoint(), api_key(), Organization("acme", "2026-07-11")
+    to, pinned = endpoint(), Organization("acme", "2026-07-11")
     await add_endpoints(store, to)
     (made,) = await deliver_to(store, to)
     before = await look_up(store, made)
@@ -39,18 +39,16 @@ async def test_rolling_back_leaves_nothing(store: Store):
     assert list(await store.unswept_endpoints()) == []
 
 
-async def _write_everything_and_fail(store: Store, to: object, delivery_id: str) -> None:
+async def _write_everything_and_fail(store: Store, to: Endpoint, delivery_id: str) -> None:
     async with store.transaction() as transaction:
         found = await transaction.delivery(tenant(), delivery_id)
-        there = await transaction.endpoint_by_id(found.endpoint_id) if found else None
         assert found is not None
-        assert there == to
         await transaction.add_endpoint(new := endpoint())
-        await transaction.save_endpoint(disabled(there, DisabledReason.USER, START))
-        await transaction.pause_endpoints([(there.id, START + 5)])
+        await transaction.save_endpoint(disabled(to, DisabledReason.USER, START))
+        await transaction.pause_endpoints([(to.id, START + 5)])
         await transaction.add_events([NewEvent(subject := event(), 1)])
         await transaction.add_deliveries([(tenant(), due(new, subject))])
-        await transaction.add_retry("whrt_1", found, there)
+        await transaction.add_retry("whrt_1", found, to)
         await transaction.add_key(api_key())
         await transaction.pin_organization(Organization("acme", "2026-07-11"))
         await transaction.save_answer(IdempotentAnswer(b"k" * 32, b"r" * 32, b"a", START + 9))
@@ -61,11 +59,15 @@ async def _write_everything_and_fail(store: Store, to: object, delivery_id: str)
 async def test_a_transaction_goes_on_after_one_that_failed(store: Store):
     """A transaction that was rolled back stands in nobody's way."""
     with pytest.raises(Fault):
-        async with store.transaction() as transaction:
-            await transaction.add_endpoint(endpoint())
-            raise Fault
+        await _add_endpoint_and_fail(store)
     await add_endpoints(store, kept := endpoint())
     assert (await store.endpoints(tenant(), below=None, limit=10)).items == [kept]
+
+
+async def _add_endpoint_and_fail(store: Store) -> None:
+    async with store.transaction() as transaction:
+        await transaction.add_endpoint(endpoint())
+        raise Fault
 
 
 async def test_a_broken_constraint_breaks_the_whole_transaction(store: Store):

@@ -18,19 +18,20 @@ FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?)]]) AS result
 WHERE organization_id = result.column1 AND mode = result.column2 AND id = result.column3;
 
 -- name: record_failures
--- Moves only what is pending and not canceled by definition; `column9` is the state that the attempt leads to.
-UPDATE deliveries SET
+-- Moves only what is pending and not canceled by definition; `column9` is the state that the attempt leads to. Without
+-- INDEXED BY, SQLite walks over all deliveries for each row.
+UPDATE deliveries INDEXED BY deliveries_by_id SET
   attempt_count = column4, scheduled_count = scheduled_count + column5, last_status = column6, last_error = column7,
   due_at = CASE WHEN state <> 'pending' THEN NULL WHEN passed THEN due_at WHEN column9 = 'pending' THEN COALESCE(column8, due_at) END,
   reason = CASE WHEN state <> 'pending' OR passed OR column9 = 'pending' THEN reason ELSE column10 END,
   finished_at = CASE WHEN state <> 'pending' OR passed OR column9 = 'pending' THEN finished_at ELSE column11 END,
   state = CASE WHEN state <> 'pending' OR passed THEN state ELSE column9 END
 FROM (
-  SELECT d.rowid AS target, result.*, d.activation < e.activation AND d.due_at IS NOT NULL AS passed
+  SELECT result.*, d.activation < e.activation AND d.due_at IS NOT NULL AS passed
   FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]]) AS result
   CROSS JOIN deliveries AS d ON d.organization_id = column1 AND d.mode = column2 AND d.id = column3
   CROSS JOIN endpoints AS e ON e.id = d.endpoint_id)
-WHERE deliveries.rowid = target;
+WHERE deliveries.organization_id = column1 AND deliveries.mode = column2 AND deliveries.id = column3;
 
 -- name: remove_retry
 DELETE FROM retries WHERE id = ?;
