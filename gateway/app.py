@@ -2,20 +2,19 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from random import SystemRandom
 from typing import Self
 
 import structlog
-from aiohttp import web
 
 from gateway import ids
 from gateway.api.auth import OPERATOR, Authenticator, Principal
 from gateway.api.dialects import PinnedVersions
+from gateway.api.listener import bind_tcp, bind_unix, listening
 from gateway.api.server import ApiParts, build_application
 from gateway.clock import SystemClock
 from gateway.delivery.attempt import Attempter
@@ -26,7 +25,7 @@ from gateway.delivery.maintenance import InterruptTests, Maintenance
 from gateway.delivery.retry import RetrySchedule
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
-from gateway.errors import GatewayError, SettingsError
+from gateway.errors import GatewayError
 from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
@@ -42,9 +41,6 @@ from gateway.version import VERSION
 
 log = structlog.get_logger()
 
-_MAX_SOCKET_PATH = 107  # bytes; sockaddr_un, unix(7)
-_BACKLOG = 1024
-_KEEPALIVE_SECONDS = 75.0
 _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
 
 
@@ -169,12 +165,17 @@ class Gateway:
     def _begin_stop(self) -> None:
         """From here on nothing new is started."""
         self._is_stopping = True
-        if self._stop_by is None:
-            self._stop_by = asyncio.get_running_loop().time() + self.settings.delivery.drain_seconds
+        self._deadline()
         self._dispatcher.stop()
 
+    def _deadline(self) -> float:
+        """When whatever is still under way is cut off, of the loop's clock: counted from the first time that it is asked."""
+        if self._stop_by is None:
+            self._stop_by = asyncio.get_running_loop().time() + self.settings.delivery.drain_seconds
+        return self._stop_by
+
     async def _drain(self, delivering: "asyncio.Task[None]") -> None:
-        remaining = (self._stop_by or 0.0) - asyncio.get_running_loop().time()
+        remaining = self._deadline() - asyncio.get_running_loop().time()
         await asyncio.wait([delivering], timeout=max(0.0, remaining))
         if not delivering.done():
             log.warning("stop.interrupting", open_requests=self._dispatcher.open_requests)
@@ -243,7 +244,7 @@ class Gateway:
         """
         http = self.settings.http
         try:
-            async with self.operators_socket() as path, self._listening(None, self._bind_tcp()) as port:
+            async with self.operators_socket() as path, self._listening(None, bind_tcp(http.host, http.port)) as port:
                 log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
                 await stop.wait()
                 log.info("gateway.stopping")
@@ -257,57 +258,15 @@ class Gateway:
 
     @asynccontextmanager
     async def operators_socket(self) -> AsyncIterator[Path]:
-        """Serves the operators' socket, where every request has the operator's authority; its path."""
+        """Serves the operators' socket, where every request has the operator's authority; its path. Raises SettingsError."""
         path = self.settings.socket_path
-        if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-            raise SettingsError(f"http.socket: {path} is longer than {_MAX_SOCKET_PATH} bytes; set a shorter one")
-        path.unlink(missing_ok=True)  # left by a crash: the lock on the store says that nobody uses it
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        previous = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        except OSError as error:
-            listener.close()
-            raise SettingsError(f"http.socket: cannot listen on {path}: {error.strerror}") from error
-        finally:
-            os.umask(previous)
+        listener = bind_unix(path)
         try:
             async with self._listening(OPERATOR, listener):
                 yield path
         finally:
             path.unlink(missing_ok=True)
 
-    def _bind_tcp(self) -> socket.socket:
-        http = self.settings.http
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            listener = socket.socket(family, kind, protocol)
-        except OSError as error:
-            raise SettingsError(f"http.host: cannot listen on {http.host!r}: {error.strerror}") from error
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError as error:
-            listener.close()
-            raise SettingsError(f"http.port: cannot listen on {http.host} port {http.port}: {error.strerror}") from error
-        return listener
-
-    @asynccontextmanager
-    async def _listening(self, authority: Principal | None, listener: socket.socket) -> AsyncIterator[int]:
-        """Serves the API on *listener*; its port, 0 for a Unix socket."""
-        runner = web.AppRunner(
-            build_application(self._parts, authority=authority),
-            access_log=None,
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-            shutdown_timeout=self.settings.delivery.drain_seconds,
-            handle_signals=False,
-        )
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listener, backlog=_BACKLOG).start()
-            name = listener.getsockname()
-            yield name[1] if isinstance(name, tuple) else 0
-        finally:
-            await runner.cleanup()
+    def _listening(self, authority: Principal | None, listener: socket.socket) -> AbstractAsyncContextManager[int]:
+        application = build_application(self._parts, authority=authority)
+        return listening(application, listener, stop_by=self._deadline)

@@ -174,9 +174,10 @@ class Receiver:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, *, tls: bool = False, reads: bool = True, port: int = 0) -> AsyncIterator[Self]:
-        """A receiver on 127.0.0.1. With *reads* False it accepts connections and never reads from them."""
+    async def open(cls, *, tls: bool = False, reads: bool = True, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
+        """A receiver on *host*. With *reads* False it accepts connections and never reads from them."""
         receiver = cls(reads=reads)
+        receiver.host = host
         if tls:
             receiver._tls = _tls_contexts()
         loop = asyncio.get_running_loop()
@@ -184,7 +185,7 @@ class Receiver:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not reads:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that the kernel reads no more either
-        listening.bind(("127.0.0.1", port))
+        listening.bind((host, port))
         receiver.port = listening.getsockname()[1]
         server = await loop.create_server(
             functools.partial(Connection, receiver),
@@ -201,11 +202,12 @@ class Receiver:
             await receiver.wait_until(lambda: not receiver._live, "every connection is closed")
             await server.wait_closed()
 
+    host: str
     port: int
 
-    def url(self, path: str = "/", *, host: str = "127.0.0.1") -> str:
+    def url(self, path: str = "/", *, host: str | None = None) -> str:
         """The URL of *path* here; *host* may be another name or spelling of the same address."""
-        return f"{'https' if self._tls else 'http'}://{host}:{self.port}{path}"
+        return f"{'https' if self._tls else 'http'}://{host or self.host}:{self.port}{path}"
 
     @property
     def client_tls(self) -> ssl.SSLContext:

@@ -1,5 +1,6 @@
 """The edge around every request: it gets its id, and whatever goes wrong becomes an answer."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 
@@ -38,6 +39,31 @@ _HEADERS: CIMultiDict[str] = CIMultiDict(
 )
 
 
+class UnderWay:
+    """The requests that are being answered, so that a stop can wait for them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.is_closing = False
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """One of them is answered."""
+        self.count -= 1
+        self._ended.set()
+
+    async def finish(self) -> None:
+        """Returns when there is none left. Connections close from now on, each after the request that it is at."""
+        self.is_closing = True
+        while self.count:
+            self._ended.clear()
+            await self._ended.wait()
+
+
+UNDER_WAY = web.AppKey("under_way", UnderWay)
+"""Where an application keeps its own."""
+
+
 class Boundary:
     """Every request passes here, also those of other parts and those that find no route.
 
@@ -45,6 +71,7 @@ class Boundary:
     """
 
     def __init__(self, *, dialects: Dialects, ids: IdMaker, clock: Clock, logs_each: bool) -> None:
+        self.under_way = UnderWay()
         self._dialects = dialects
         self._ids = ids
         self._clock = clock
@@ -52,6 +79,17 @@ class Boundary:
 
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What *handler* answers, or the answer to what it raised."""
+        under_way = self.under_way
+        under_way.count += 1
+        try:
+            response = await self._answer(request, handler)
+        finally:
+            under_way.end()
+        if under_way.is_closing:
+            response.force_close()
+        return response
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         started = self._clock.monotonic()
         given = request.headers.get(REQUEST_ID)
         request_id = given if given is not None and _SANE_REQUEST_ID.fullmatch(given) else self._ids.next("req_")

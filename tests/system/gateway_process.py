@@ -143,7 +143,12 @@ class Client:
     ) -> Answer:
         """The answer, whatever it is. *body* may be bytes that are sent as they are."""
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        all_headers = {"x-api-key": self.key, "commet-version": CURRENT_VERSION, "content-type": "application/json", **(headers or {})}
+        all_headers = {
+            "x-api-key": self.key,
+            "commet-version": CURRENT_VERSION,
+            "content-type": "application/json",
+            **(headers or {}),
+        }
         url = f"{self._installation.url}{path}"
         async with self._installation.session.request(method, url, data=payload, params=query, headers=all_headers) as response:
             text = await response.read()
@@ -203,7 +208,7 @@ class Installation:
             "egress.allow": "127.0.0.0/8",
             "log.format": "json",
         }
-        self.process: GatewayProcess | None = None
+        self._current: GatewayProcess | None = None
         self._started: list[GatewayProcess] = []
 
     @classmethod
@@ -231,9 +236,14 @@ class Installation:
         return clean | {f"GATEWAY_{name.replace('.', '__').upper()}": str(value) for name, value in self.settings.items()}
 
     @property
+    def process(self) -> GatewayProcess:
+        """The one that was started last."""
+        assert self._current is not None, "no gateway was started yet"
+        return self._current
+
+    @property
     def url(self) -> str:
-        """The API of the process that was started last."""
-        assert self.process is not None
+        """Where its API is."""
         return f"http://127.0.0.1:{self.process.port}"
 
     async def spawn(self, *options: str, wrapper: Sequence[str] = ()) -> GatewayProcess:
@@ -250,7 +260,7 @@ class Installation:
         """`gateway serve`, once it is ready."""
         process = await self.spawn(wrapper=wrapper)
         process.port = int((await process.logged("gateway.started"))["port"])
-        self.process = process
+        self._current = process
         async with self.session.get(f"{self.url}/health/ready") as response:
             assert response.status == 200, await response.text()
         return process

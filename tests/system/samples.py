@@ -35,7 +35,7 @@ def samples() -> tuple[Sample, ...]:
     """One for each type."""
     text = Path(commet.__file__).with_name("docs").joinpath("webhooks.openapi.json").read_text(encoding="utf-8")
     document = json.loads(text)
-    made = []
+    made: list[Sample] = []
     for event, operation in document["webhooks"].items():
         schema = operation["post"]["requestBody"]["content"]["application/json"]["schema"]
         generator = _Generator(document["components"]["schemas"], itertools.count(len(made)))
@@ -50,7 +50,7 @@ class _Generator:
         self._components = components
         self._numbers = numbers
 
-    def value(self, name: str, schema: Schema) -> object:
+    def value(self, name: str, schema: Schema) -> object:  # noqa: C901, PLR0911 - one line for each kind of schema
         """Something that *schema* allows; *name* is that of the property."""
         number = next(self._numbers)
         match schema:

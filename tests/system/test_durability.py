@@ -59,7 +59,7 @@ SYNC = "11 fdatasync(9</var/gateway.db-wal>) = 0"
 SYNC_STARTS = "11 fdatasync(9</var/gateway.db-wal> <unfinished ...>"
 SYNC_ENDS = "11 <... fdatasync resumed>)            = 0"
 WRITE = '10 write(7<socket:[1]>, "HTTP/1.1 202 Accepted\\r\\nC"..., 400) = 400'
-NEXT_READ = '10 read(7<socket:[1]>, 0x55, 65536)    = -1 EAGAIN (Resource temporarily unavailable)'
+NEXT_READ = "10 read(7<socket:[1]>, 0x55, 65536)    = -1 EAGAIN (Resource temporarily unavailable)"
 
 SOUND = {
     "in one line each": [READ, STORE, SYNC, WRITE, NEXT_READ],

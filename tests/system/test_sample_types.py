@@ -75,7 +75,9 @@ async def test_a_type_that_the_catalogue_lacks_is_refused(catalogued: Installati
     await catalogued.start()
     client = await catalogued.client()
     event = await client.ask("POST", "/events", {"event": "subscription.renamed", "data": {}})
-    endpoint = await client.ask("POST", "/webhooks", {"url": "http://127.0.0.1/", "events": ["subscription.*", "invoice.renamed"]})
+    endpoint = await client.ask(
+        "POST", "/webhooks", {"url": "http://127.0.0.1/", "events": ["subscription.*", "invoice.renamed"]}
+    )
     assert (event.status, endpoint.status) == (400, 400)
     assert [detail["field"] for detail in event.body["error"]["details"]] == ["event"]
     assert [detail["field"] for detail in endpoint.body["error"]["details"]] == ["events[1]"]

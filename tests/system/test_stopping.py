@@ -118,7 +118,6 @@ async def test_within_its_grace_a_stopping_gateway_serves_all_but_readiness(inst
     assert 1.5 <= time.monotonic() - asked_at < 1.5 + REACTION_SECONDS
 
 
-@pytest.mark.xfail(reason="aiohttp drops what arrives on a connection once its runner is being cleaned up", strict=True)
 async def test_a_request_that_is_still_being_sent_is_answered_before_the_end(installation: Installation, receiver: Receiver):
     """The listener closes, but a publisher whose request had begun gets its 202, and the event is kept."""
     installation.settings["delivery.drain_seconds"] = 2

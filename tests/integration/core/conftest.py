@@ -39,6 +39,7 @@ class ScriptedStore:
     def __init__(self, store: SqliteStore) -> None:
         self.real = store
         self.commits = 0
+        self.committed = asyncio.Event()
         self.failure: Exception | None = None  # of the next transactions and claims
         self.commit_failure: Exception | None = None  # of the next commits, when all has been written
         self.gate = asyncio.Event()  # commits wait for it
@@ -57,6 +58,7 @@ class ScriptedStore:
             if self.commit_failure is not None:
                 raise self.commit_failure
         self.commits += 1
+        self.committed.set()
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
         if self.failure is not None:
@@ -225,7 +227,8 @@ class Node:
         )
 
     async def advance(self, ms: int) -> None:
-        """Moves time on, and lets what is due then happen."""
+        """Lets what is due now happen, moves time on, and lets what is due then happen."""
+        await self.quiet()
         self.clock.advance(ms)
         await self.quiet()
 

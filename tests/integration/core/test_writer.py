@@ -446,9 +446,10 @@ async def test_a_node_finds_out_that_the_store_is_back(desk: Desk):
     with pytest.raises(StoreUnavailable):
         await desk.publish(event())
     desk.store.recover()
+    desk.store.committed.clear()
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while desk.writer.unavailable is not None:
-            await asyncio.sleep(0.01)  # nothing tells of it: that is the point
+        await desk.store.committed.wait()
+    assert desk.writer.unavailable is None
 
 
 async def test_a_store_that_fails_within_a_batch(desk: Desk):

@@ -1,0 +1,88 @@
+"""Listening on a socket, and stopping so that requests under way are answered."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from gateway.api.boundary import UNDER_WAY
+from gateway.errors import SettingsError
+
+log = structlog.get_logger()
+
+_MAX_SOCKET_PATH = 107  # bytes; sockaddr_un, unix(7)
+_BACKLOG = 1024
+_KEEPALIVE_SECONDS = 75.0
+_LAST_BYTES_SECONDS = 1.0  # that writing the last answers may take
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A socket bound to *host* and *port*. Raises SettingsError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError(f"http.host: cannot listen on {host!r}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"http.port: cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A socket bound to *path*, for the owner of the process alone, in place of one that a crash left. Raises SettingsError."""
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise SettingsError(f"http.socket: {path} is longer than {_MAX_SOCKET_PATH} bytes; set a shorter one")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"http.socket: cannot listen on {path}: {error.strerror}") from error
+    finally:
+        os.umask(previous)
+    return listener
+
+
+@asynccontextmanager
+async def listening(application: web.Application, listener: socket.socket, *, stop_by: Callable[[], float]) -> AsyncIterator[int]:
+    """Serves *application* on *listener*; its port, 0 for a Unix socket.
+
+    At the end nobody is let in any more, and requests under way are answered, at most until *stop_by* (of the loop's clock).
+    """
+    # What a request has begun to commit is committed, whether or not its client waits: `handler_cancellation` stays False.
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        shutdown_timeout=_LAST_BYTES_SECONDS,
+        handle_signals=False,
+    )
+    await runner.setup()
+    try:
+        site = web.SockSite(runner, listener, backlog=_BACKLOG)
+        await site.start()
+        name = listener.getsockname()
+        try:
+            yield name[1] if isinstance(name, tuple) else 0
+        finally:
+            await site.stop()
+            # Before the clean-up: from then on aiohttp drops what arrives, so that a body on its way would never end.
+            under_way = application[UNDER_WAY]
+            try:
+                async with asyncio.timeout_at(stop_by()):
+                    await under_way.finish()
+            except TimeoutError:
+                log.warning("stop.cutting_off", requests=under_way.count)
+    finally:
+        await runner.cleanup()
