@@ -317,3 +317,8 @@ class Dispatcher:
         """Gives up the open attempts: they end as interrupted, and may be sent again."""
         for task in self._tasks:
             task.cancel()
+            task.add_done_callback(self._given_up)
+
+    def _given_up(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)  # one that had not taken its first step ends without a result: nothing was sent
+        self._wake.set()

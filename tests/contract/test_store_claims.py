@@ -140,7 +140,7 @@ async def test_kinds_that_are_not_asked_for(store: Store, to: Endpoint):
     await retry(store, later, to)
     nothing = await claim(store, to, manual=False, retries=False, first=False)
     assert (nothing.manual, nothing.retries, nothing.first) == ([], [], [])
-    assert not (nothing.more_first or nothing.more_manual or nothing.blocked_manual)
+    assert (nothing.more_first, nothing.more_manual, nothing.blocked_manual) == (False, False, False)
 
 
 # Later attempts

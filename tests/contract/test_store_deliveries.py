@@ -493,12 +493,13 @@ async def test_spans_of_time(store: Store, to: Endpoint):
 @pytest.mark.parametrize("kind", ["all", "endpoint", "type", "failed"])
 async def test_a_list_of_deliveries_keeps_its_place(store: Store, to: Endpoint, kind: str):
     """While deliveries are added and old ones pruned, pages neither skip nor repeat what is there throughout."""
-    only: dict[str, Any] = {
+    kinds: dict[str, dict[str, Any]] = {
         "all": {},
         "endpoint": {"endpoint_id": to.id},
         "type": {"event_type": "invoice.paid"},
         "failed": {"state": DeliveryState.FAILED},
-    }[kind]
+    }
+    only = kinds[kind]
     made = [(await deliver_to(store, to, at=START + place))[0] for place in range(9)]
     await record(store, *(result(each, to, EXHAUSTED) for each in made))
     first = await deliveries(store, limit=3, **only)

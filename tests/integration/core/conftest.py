@@ -98,12 +98,15 @@ class _WatchedClaims:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self.are_open = False
+        self.asked = asyncio.Event()
         self.count = 0
 
     def claims(self) -> Sequence[Claim]:
         claims = self._dispatcher.claims()
         self.are_open = bool(claims)
         self.count += len(claims)
+        if claims:
+            self.asked.set()
         return claims
 
     def claimed(self, claims: Sequence[Claim], answers: Sequence[Claimed]) -> None:

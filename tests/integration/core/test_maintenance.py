@@ -1,0 +1,189 @@
+"""What is done beside the deliveries: cancellations are stored, history is pruned, the use of keys is kept."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.clock import DAY, HOUR, MINUTE, Timestamp
+from gateway.delivery.maintenance import SWEEP_STEP, Maintenance
+from gateway.model import DeliveryState, Reason
+from gateway.registry.keys import AddKey
+from gateway.store.sqlite import SqliteStore
+from tests.fakes import PATIENCE_SECONDS, START, FakeClock, api_key, hold, status, tenant
+from tests.integration.core.conftest import URL, Node, Nothing, run_node
+
+PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
+
+
+class WatchedClock(FakeClock):
+    """The node's clock, which tells whether maintenance rests."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.is_resting = False
+
+    def now(self) -> Timestamp:
+        return self._clock.now()
+
+    def steady(self) -> Timestamp:
+        return self._clock.steady()
+
+    async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
+        self.is_resting = True
+        await self._clock.wait(event, until)
+        self.is_resting = False
+
+
+class Cleaner:
+    """Maintenance beside a node."""
+
+    def __init__(self, node: Node, days: int) -> None:
+        self.node = node
+        self.used: dict[str, Timestamp] = {}
+        self.clock = WatchedClock(node.clock)
+        self.maintenance = Maintenance(changer=node.writer, clock=self.clock, retention_days=days, drain_used_keys=self._drain)
+        node.writer.listen(self.maintenance.committed)
+
+    def _drain(self) -> dict[str, Timestamp]:
+        used, self.used = self.used, {}
+        return used
+
+    async def resting(self) -> None:
+        """Returns when there is nothing left to do for now."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not self.clock.is_resting or self.maintenance._wake.is_set() or self.node.clock.is_waking:
+                await self.node.writer.change(Nothing())
+        await self.node.quiet()
+
+
+@asynccontextmanager
+async def cleaning(node: Node, *, days: int = 30) -> AsyncIterator[Cleaner]:
+    cleaner = Cleaner(node, days)
+    for each in await node.store.unswept_endpoints():
+        cleaner.maintenance.sweep(each)
+    running = asyncio.create_task(cleaner.maintenance.run())
+    try:
+        yield cleaner
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def stored_states(store: SqliteStore) -> dict[str, int]:
+    """States as they are stored, which reads do not show."""
+    connection = await store._connection()
+    return {
+        str(state): int(count)
+        for state, count in await connection.execute_fetchall("SELECT state, COUNT(*) FROM deliveries GROUP BY 1")
+    }
+
+
+async def test_cancellations_are_stored_in_steps(node: Node):
+    """What waited for an endpoint that went out of service is stored as canceled, however much it was, and is done with."""
+    node.sender.script(URL, hold(status(500)))
+    made = await node.create()
+    await node.publish(SWEEP_STEP + 500)
+    await node.quiet()
+    async with cleaning(node) as cleaner:
+        await node.update(made, is_active=False)
+        await cleaner.resting()
+        assert await stored_states(node.store) == {"canceled": SWEEP_STEP + 500}
+        assert list(await node.store.unswept_endpoints()) == []
+        node.sender.release()
+        await node.quiet()
+        assert await node.states() == {CANCELED: SWEEP_STEP + 500}
+
+
+async def test_a_sweep_goes_on_after_a_restart(store: SqliteStore):
+    """What was not stored as canceled when the node stopped is found and stored by the next."""
+    async with run_node(store) as node:
+        node.sender.script(URL, hold())
+        made = await node.create()
+        await node.publish(10)
+        await node.quiet()
+        await node.delete(made)
+    async with run_node(store) as node, cleaning(node) as cleaner:
+        await cleaner.resting()
+        assert await stored_states(store) == {"canceled": 10}
+        assert {delivery.reason for delivery in await node.deliveries()} == {Reason.ENDPOINT_DELETED}
+
+
+async def test_enabling_during_a_sweep_loses_nothing(node: Node):
+    """What is published after an endpoint was enabled again is not swept with what was canceled before."""
+    node.sender.script(URL, hold())
+    made = await node.create()
+    await node.publish(20)
+    await node.quiet()
+    await node.update(made, is_active=False)
+    await node.update(made, is_active=True)
+    await node.publish(5)
+    async with cleaning(node) as cleaner:
+        await cleaner.resting()
+        await node.quiet()
+        while node.sender.held_requests:
+            node.sender.release()
+            await node.quiet()
+    assert await node.states() == {CANCELED: 18, DELIVERED: 7}
+
+
+async def test_history_is_pruned_by_age(node: Node):
+    """Events older than the retention go with all that belongs to them; what still waits fails first, where it can be seen
+    for an hour."""
+    node.sender.script(URL, hold())
+    await node.create()
+    await node.publish(3)
+    await node.quiet()
+    async with cleaning(node, days=1) as cleaner:
+        await cleaner.resting()
+        assert len(await node.deliveries()) == 3
+        node.clock.advance(DAY)
+        await cleaner.resting()
+        node.clock.advance(HOUR)
+        await cleaner.resting()
+        assert {delivery.reason for delivery in await node.deliveries()} == {Reason.EXPIRED}
+        node.clock.advance(2 * HOUR)
+        await cleaner.resting()
+        assert await node.deliveries() == []
+
+
+async def test_the_use_of_keys_is_kept(node: Node):
+    """When keys were last used is stored every minute."""
+    key = await node.writer.change(AddKey(api_key()))
+    async with cleaning(node) as cleaner:
+        await cleaner.resting()
+        cleaner.used[key.id] = START + 5
+        node.clock.advance(MINUTE)
+        await cleaner.resting()
+        assert (await node.store.all_keys())[0].last_used_at == START + 5
+
+
+async def test_an_unavailable_store_stops_nothing(node: Node):
+    """Maintenance that finds the store unavailable says so and goes on later."""
+    made = await node.create()
+    async with cleaning(node) as cleaner:
+        await cleaner.resting()
+        node.scripted.break_down()
+        cleaner.maintenance.sweep(await node.endpoint(made))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while node.writer.unavailable is None or not cleaner.clock.is_resting:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+        node.scripted.recover()
+        node.clock.advance(2 * MINUTE)
+        await cleaner.resting()
+        assert not cleaner.maintenance._unswept
+    assert await node.store.endpoint(tenant(), made.id) is not None
+
+
+@pytest.mark.parametrize("count", [SWEEP_STEP - 1, SWEEP_STEP, SWEEP_STEP + 1])
+async def test_a_sweep_of_just_a_step(node: Node, count: int):
+    """A number of deliveries at the border of a step is swept like any other."""
+    node.sender.script(URL, hold(status(500)))
+    made = await node.create()
+    await node.publish(count)
+    async with cleaning(node) as cleaner:
+        await node.update(made, is_active=False)
+        await cleaner.resting()
+        assert await stored_states(node.store) == {"canceled": count}
+        assert list(await node.store.unswept_endpoints()) == []
