@@ -19,7 +19,7 @@ from gateway.delivery.manual_retry import QueueRetry
 from gateway.delivery.retry import RetrySchedule
 from gateway.errors import StoreUnavailable
 from gateway.ids import IdMaker
-from gateway.model import AcceptedEvent, Attempt, Delivery, DeliveryState, Endpoint, Mode, Tenant
+from gateway.model import AcceptedEvent, Attempt, Delivery, DeliveryState, Endpoint, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.fan_out import FanOut
 from gateway.publishing.writer import Writer
@@ -286,6 +286,3 @@ async def node(store: SqliteStore) -> AsyncIterator[Node]:
     """A node with the default settings."""
     async with run_node(store) as running:
         yield running
-
-
-SANDBOX = Tenant("acme", Mode.SANDBOX)

@@ -18,7 +18,7 @@ from gateway.registry.endpoints import deleted
 from gateway.store.protocol import Effects, NewEvent
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import PATIENCE_SECONDS, START, Crash, FakeClock, ScriptedSender, due, failure, hold, ok, status, tenant
-from tests.integration.core.conftest import URL, Node, run_node
+from tests.integration.core.conftest import URL, Node, Nothing, run_node
 
 OTHER = "https://other.example/hook"
 PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
@@ -911,7 +911,7 @@ async def test_a_retry_by_hand_of_a_test_that_is_under_way(node: Node):
     (test,) = await node.deliveries()
     await node.retry(test)
     for _ in range(5):
-        await node.writer.change(Pass())
+        await node.writer.change(Nothing())
     assert len(node.sender.requests) == 1
     node.sender.release()
     recorded = await node.writer.change(await testing)
@@ -919,13 +919,6 @@ async def test_a_retry_by_hand_of_a_test_that_is_under_way(node: Node):
     await node.quiet()
     assert len(node.sender.requests) == 2
     assert (await node.only_delivery()).state is DELIVERED
-
-
-class Pass:
-    """A change that does nothing."""
-
-    async def apply(self, transaction: object) -> None:
-        pass
 
 
 # Results and the store
@@ -1002,7 +995,7 @@ async def test_nothing_new_starts_after_a_stop(node: Node):
     node.sender.release()
     async with asyncio.timeout(PATIENCE_SECONDS):
         while node.dispatcher.open_requests:
-            await node.writer.change(Pass())
+            await node.writer.change(Nothing())
     assert len(node.sender.requests) == 2
     assert await node.states() == {DELIVERED: 2, PENDING: 13}
 
@@ -1017,7 +1010,7 @@ async def test_an_attempt_that_is_interrupted_before_it_began(store: SqliteStore
         node.dispatcher.interrupt()
         async with asyncio.timeout(PATIENCE_SECONDS):
             while node.dispatcher.open_requests:
-                await node.writer.change(Pass())
+                await node.writer.change(Nothing())
     assert (await node.states())[PENDING] >= 8
 
 
