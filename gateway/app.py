@@ -144,8 +144,9 @@ class Gateway:
                     maintaining.cancel()
                 if delivering is not None:
                     await self._drain(delivering)
-                with contextlib.suppress(GatewayError):
-                    await self._maintenance.touch_keys()
+                with contextlib.suppress(GatewayError, TimeoutError):
+                    async with asyncio.timeout(_COMMIT_SECONDS):
+                        await self._maintenance.touch_keys()
                 self._writer.stop()
                 await asyncio.wait([writing], timeout=_COMMIT_SECONDS)
                 if not writing.done():
@@ -244,7 +245,8 @@ class Gateway:
         """
         http = self.settings.http
         try:
-            async with self.operators_socket() as path, self._listening(None, bind_tcp(http.host, http.port)) as port:
+            tcp = bind_tcp(http.host, http.port)
+            async with self._listening(None, tcp) as port, self.operators_socket() as path:
                 log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
                 await stop.wait()
                 log.info("gateway.stopping")

@@ -191,7 +191,8 @@ class AttemptTrigger(StrEnum):
 
 
 class AttemptError(StrEnum):
-    """Why an attempt got no answer that counts. None of these for a plain status."""
+    """Why an attempt got no answer that counts; a plain status has none. To add one: here, where `egress.sender.explain` finds
+    it, in `delivery.outcome` if it tells of strain, and in the table of docs/running.md, which a test compares."""
 
     TIMEOUT = "timeout"  # not answered within `delivery.timeout_seconds`
     DNS_FAILED = "dns_failed"  # the host has no address, or its name servers did not answer

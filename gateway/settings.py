@@ -1,6 +1,6 @@
 """Settings: structs handed to the parts that use them, with their defaults, limits and meanings.
 
-The only module that reads files and the environment, once. `config/gateway.toml` repeats all of it for people.
+The only module that reads settings from files and the environment, once. `config/gateway.toml` repeats all of it for people.
 """
 
 import difflib
@@ -155,7 +155,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def socket_path(self) -> Path:
         """The operators' Unix socket."""
-        return Path(self.http.socket) if self.http.socket else self.store_path.with_name("gateway.sock")
+        return Path(self.http.socket) if self.http.socket else self.store_path.with_name(self.store_path.name + ".sock")
 
 
 _SQLITE = "sqlite:///"

@@ -8,8 +8,8 @@ import msgspec
 from gateway.api.problems import Fault, Problem, forbidden
 from gateway.clock import Timestamp
 from gateway.model import ApiKey, Mode, Tenant
-from gateway.publishing.publisher import MAX_ORGANIZATION_ID
 from gateway.registry.keys import hash_key
+from gateway.registry.organizations import MAX_ORGANIZATION_ID, is_organization_id
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -70,11 +70,6 @@ class Authenticator:
 def _principal(key: ApiKey) -> Principal:
     permissions = None if key.permissions is None else frozenset(key.permissions)
     return Principal(actor=key.id, key=key, tenant=key.tenant, permissions=permissions)
-
-
-def is_organization_id(text: str) -> bool:
-    """Whether *text* can be an organization's id: 1 to 255 printable characters without spaces."""
-    return 1 <= len(text) <= MAX_ORGANIZATION_ID and text.isprintable() and " " not in text
 
 
 def tenant_of(

@@ -114,6 +114,15 @@ class Boundary:
             self._tell(request, response.status, started)
         return response
 
+    def refuse_unread(self, problem: Problem) -> web.Response:
+        """The answer to what could not be read as a request, and closes the connection."""
+        request_id = self._ids.next("req_")
+        log.debug("request.unreadable", reason=problem.message, status=problem.kind.status, request_id=request_id)
+        response = respond(self._dialects.pick(None, None).error(problem))
+        _mark(response, request_id)
+        response.force_close()
+        return response
+
     def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
         dialect = request.get(DIALECT)
         if dialect is None:
@@ -130,6 +139,10 @@ class Boundary:
             actor=request.get(ACTOR),
             request_id=request[REQUEST_ID_KEY],
         )
+
+
+BOUNDARY = web.AppKey("boundary", Boundary)
+"""Where an application keeps its own."""
 
 
 def respond(answer: Answer, headers: Sequence[tuple[str, str]] = ()) -> web.Response:

@@ -34,7 +34,7 @@ class Cursors:
         if below is None:
             return None
         place = below.encode()
-        return base64.urlsafe_b64encode(self._seal_of(scope, place) + place).rstrip(b"=").decode()
+        return _written(self._seal_of(scope, place) + place)
 
     def open(self, scope: bytes, cursor: str) -> str:
         """The id in *cursor*.
@@ -47,6 +47,8 @@ class Cursors:
             content = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except binascii.Error as error:
             raise ValueError("not a cursor") from error
+        if _written(content) != cursor:  # base64 has several spellings of the same bytes
+            raise ValueError("not a cursor")
         seal, place = content[:_SEAL_LENGTH], content[_SEAL_LENGTH:]
         if not hmac.compare_digest(seal, self._seal_of(scope, place)):
             raise ValueError("not a cursor of this list")
@@ -54,3 +56,7 @@ class Cursors:
 
     def _seal_of(self, scope: bytes, place: bytes) -> bytes:
         return hmac.digest(self._key, b"%d:%s%s" % (len(scope), scope, place), "sha256")[:_SEAL_LENGTH]
+
+
+def _written(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()

@@ -167,11 +167,11 @@ class Deliveries:
     async def get(self, call: Call) -> Answer:
         call.check()
         log = self._parts.log
-        delivery = await log.delivery(call.tenant, _id(call))
-        if delivery is None:
+        found = await log.delivery_with_attempts(call.tenant, _id(call))
+        if found is None:
             raise not_found("delivery", call.id)
-        event = await log.event(call.tenant, delivery.event_id)
-        attempts = await log.attempts(call.tenant, delivery.id)
+        delivery, attempts = found
+        event = await log.event(call.tenant, delivery.event_id)  # which never changes
         return call.dialect.one(
             FullDeliveryView(
                 **_fields(delivery),

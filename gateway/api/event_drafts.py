@@ -6,8 +6,8 @@ from msgspec import UNSET, UnsetType
 
 from gateway.api.auth import Principal, tenant_of
 from gateway.api.parts import Publisher
-from gateway.api.problems import Fault, invalid, too_large
-from gateway.api.validation import Body, read_json, read_timestamp
+from gateway.api.problems import Fault, Problem, invalid, too_large
+from gateway.api.validation import Body, is_blank, read_json, read_timestamp
 from gateway.errors import InvalidEvent
 from gateway.model import AcceptedEvent, Event, Mode, Tenant
 
@@ -40,12 +40,18 @@ _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def read_draft(raw: bytes | msgspec.Raw, faults: list[Fault]) -> Draft:
     """The draft in *raw*, less the fields that *faults* then speaks of. Raises a 400 for what is no JSON object."""
-    if not raw:
-        return Draft()
     try:
-        return read_json(raw, _decode_draft)
+        draft = read_json(raw, _decode_draft)
     except msgspec.ValidationError:
         body = Body(raw, faults, null_is_absent=True)
+    except Problem:
+        if is_blank(raw):
+            return Draft()
+        raise
+    else:
+        if draft.events is not UNSET and bytes(draft.events) == b"null":
+            draft.events = UNSET
+        return draft
     draft = Draft(
         data=msgspec.Raw(b"") if isinstance(data := body.raw("data"), UnsetType) else msgspec.Raw(data),
         events=UNSET if isinstance(events := body.raw("events"), UnsetType) else msgspec.Raw(events),

@@ -212,5 +212,8 @@ def _none_is_good(refused: Sequence[Problem]) -> Problem:
         if problem.kind is problems.INVALID and problem.faults:
             faults += [(item if field == "body" else f"{item}.{field}", message) for field, message in problem.faults]
         else:
-            faults.append((item if problem.param is None else f"{item}.{problem.param}", problem.message))
+            # Messages begin with what they speak of, which the field names already.
+            about = problem.param or "the body"
+            field = item if problem.param is None else f"{item}.{problem.param}"
+            faults.append((field, problem.message.removeprefix(f"{about} ")))
     return problems.invalid(faults)

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from gateway.api.boundary import UNDER_WAY
+from gateway.api.http_server import ApiRunner
 from gateway.errors import SettingsError
 
 log = structlog.get_logger()
@@ -18,7 +19,7 @@ log = structlog.get_logger()
 _MAX_SOCKET_PATH = 107  # bytes; sockaddr_un, unix(7)
 _BACKLOG = 1024
 _KEEPALIVE_SECONDS = 75.0
-_LAST_BYTES_SECONDS = 1.0  # that writing the last answers may take
+_LAST_BYTES_SECONDS = 0.2  # that writing the last answers may take
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:
@@ -38,13 +39,16 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A socket bound to *path*, for the owner of the process alone, in place of one that a crash left. Raises SettingsError."""
+    """A socket bound to *path*, for the owner of the process alone, in place of one that a crash left.
+
+    Raises SettingsError, also when somebody listens there.
+    """
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise SettingsError(f"http.socket: {path} is longer than {_MAX_SOCKET_PATH} bytes; set a shorter one")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)
     try:
-        path.unlink(missing_ok=True)
+        _remove_left_over(path)
         listener.bind(str(path))
     except OSError as error:
         listener.close()
@@ -54,6 +58,18 @@ def bind_unix(path: Path) -> socket.socket:
     return listener
 
 
+def _remove_left_over(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:  # nobody listens any more
+            path.unlink()
+        else:
+            raise SettingsError(f"http.socket: another gateway listens on {path}; give this one a path of its own")
+
+
 @asynccontextmanager
 async def listening(application: web.Application, listener: socket.socket, *, stop_by: Callable[[], float]) -> AsyncIterator[int]:
     """Serves *application* on *listener*; its port, 0 for a Unix socket.
@@ -61,7 +77,7 @@ async def listening(application: web.Application, listener: socket.socket, *, st
     At the end nobody is let in any more, and requests under way are answered, at most until *stop_by* (of the loop's clock).
     """
     # What a request has begun to commit is committed, whether or not its client waits: `handler_cancellation` stays False.
-    runner = web.AppRunner(
+    runner = ApiRunner(
         application,
         access_log=None,
         keepalive_timeout=_KEEPALIVE_SECONDS,

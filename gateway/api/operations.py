@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 
 import msgspec
+from msgspec import UNSET
 
 from gateway.api.auth import Principal, tenant_of
 from gateway.api.dialects import Answer, Dialect
@@ -63,8 +64,7 @@ class Call(msgspec.Struct):
         """The body as an object. A tenant's key may name no other tenant in it."""
         body = Body(self.body, self.faults, null_is_absent=null_is_absent)
         if self.principal.tenant is not None:
-            named = (body.value("organizationId"), body.value("mode"))
-            organization_id, mode = (value if isinstance(value, str) else None for value in named)
+            organization_id, mode = (_name(body, field) for field in ("organizationId", "mode"))
             tenant_of(self.principal, organization_id, mode, self.faults)
         return body
 
@@ -72,6 +72,16 @@ class Call(msgspec.Struct):
         """Raises a 400 with everything that is wrong so far."""
         if self.faults:
             raise invalid(self.faults)
+
+
+def _name(body: Body, field: str) -> str | None:
+    """The string in *field*; null names nobody."""
+    value = body.value(field)
+    if value is None or isinstance(value, str):
+        return value
+    if value is not UNSET:
+        body.refuse(field, "must be a string")
+    return None
 
 
 Handler = Callable[[Call], Awaitable[Answer]]

@@ -5,7 +5,6 @@ from bisect import bisect_right
 import msgspec
 from msgspec import UnsetType
 
-from gateway.api.auth import is_organization_id
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
 from gateway.api.idempotency import commit
@@ -14,7 +13,7 @@ from gateway.api.parts import ApiParts
 from gateway.api.problems import not_found
 from gateway.api.validation import WebhookRules
 from gateway.model import Organization
-from gateway.registry.organizations import PinOrganization
+from gateway.registry.organizations import PinOrganization, is_organization_id
 
 
 class OrganizationView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

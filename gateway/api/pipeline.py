@@ -119,7 +119,12 @@ class Pipeline:
 
 
 def _named_tenant(operation: Operation, principal: Principal, parameters: Parameters, faults: list[Fault]) -> Tenant | None:
-    if principal.tenant is None and operation.tenant_in not in {TenantIn.QUERY, TenantIn.QUERY_OR_ALL}:
+    if principal.tenant is None and operation.tenant_in is TenantIn.NOWHERE:
         return None
     organization_id, mode = parameters.one("organizationId"), parameters.one("mode")
+    if principal.tenant is None and operation.tenant_in is TenantIn.BODY:
+        for name, value in (("organizationId", organization_id), ("mode", mode)):
+            if value is not None:
+                faults.append((name, "must be named in the body here, not in the query"))
+        return None
     return tenant_of(principal, organization_id, mode, faults, required=operation.tenant_in is TenantIn.QUERY)

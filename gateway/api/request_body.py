@@ -1,6 +1,7 @@
 """Reading a request's body: of the right type, and no more than its limit."""
 
 import re
+import zlib
 
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -10,6 +11,7 @@ from gateway.settings import KIB
 
 _JSON_TYPE = re.compile(r"\s*(application/json|[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]*\+json)?\s*(;.*)?", re.IGNORECASE | re.DOTALL)
 _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
+_WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}  # as zlib names its formats
 
 
 async def read_body(request: web.Request, most: int) -> bytes:
@@ -23,15 +25,18 @@ async def read_body(request: web.Request, most: int) -> bytes:
     content_type = request.headers.get("Content-Type")
     if content_type is not None and content_type != "application/json" and not _JSON_TYPE.fullmatch(content_type):
         raise Problem(UNSUPPORTED_MEDIA_TYPE, "the body has to be JSON; send it with `Content-Type: application/json`")
-    if request.headers.get("Content-Encoding", "").strip().lower() not in _ENCODINGS:
+    encodings = request.headers.getall("Content-Encoding", ())
+    encoding = ", ".join(encodings).strip().lower() if encodings else ""
+    if encoding not in _ENCODINGS:
         raise Problem(UNSUPPORTED_MEDIA_TYPE, "the body has to be sent as it is, or with `Content-Encoding: gzip` or `deflate`")
     if (request.content_length or 0) > most:
         raise _too_large(most)
     try:
-        return await _read(request, most)
+        body = await _read(request, most)
     except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, OSError) as error:
-        # Broken chunks, bytes that cannot be unpacked, or a client that is gone, which will not read the answer.
+        # Broken chunks, or a client that is gone, which will not read the answer.
         raise Problem(INVALID_JSON, "the body could not be read to its end") from error
+    return _unpacked(body, encoding, most) if encoding in _WINDOWS and body else body
 
 
 async def _read(request: web.Request, most: int) -> bytes:
@@ -48,6 +53,21 @@ async def _read(request: web.Request, most: int) -> bytes:
             return bytes(chunks)
         chunks += chunk
     raise _too_large(most)
+
+
+def _unpacked(packed: bytes, encoding: str, most: int) -> bytes:
+    """What is packed in *packed*: one stream, to its end."""
+    is_bare = encoding == "deflate" and packed[0] & 0xF != zlib.DEFLATED  # what some clients take deflate for
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else _WINDOWS[encoding])
+    try:
+        body = unpacker.decompress(packed, most + 1)
+    except zlib.error as error:
+        raise Problem(INVALID_JSON, f"the body is not {encoding}, which its Content-Encoding says") from error
+    if len(body) > most:
+        raise _too_large(most)
+    if not unpacker.eof or unpacker.unused_data:
+        raise Problem(INVALID_JSON, f"the body is not one whole stream of {encoding}, which its Content-Encoding says")
+    return body
 
 
 def _too_large(most: int) -> Problem:

@@ -11,7 +11,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler
 
 from gateway.api.auth import Principal
-from gateway.api.boundary import UNDER_WAY, Boundary, method_not_allowed
+from gateway.api.boundary import BOUNDARY, UNDER_WAY, Boundary, method_not_allowed
 from gateway.api.deliveries import Deliveries
 from gateway.api.dialects import Dialects
 from gateway.api.event_types import EventTypes
@@ -44,6 +44,7 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
         return await boundary.answer(request, handler)
 
     application = web.Application(middlewares=[middleware])
+    application[BOUNDARY] = boundary
     application[UNDER_WAY] = boundary.under_way
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in operations(parts):

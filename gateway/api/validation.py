@@ -22,6 +22,10 @@ MAX_DESCRIPTION = 500
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
+_SYNTAX = msgspec.json.Decoder(msgspec.Raw)
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 _START = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)", re.IGNORECASE)
 _PORT = re.compile(r":([^\]:]*)$")  # an IPv6 address ends with a bracket
 _NUMBER = re.compile(r"[0-9]{1,5}")
@@ -37,15 +41,33 @@ def read_json(raw: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], 
     try:
         if isinstance(raw, bytes) and not raw.isascii():
             raw.decode()
-        return decode(raw)
+        return _decoded(raw, decode)
     except msgspec.ValidationError:
         raise
     except UnicodeDecodeError as error:
         raise Problem(INVALID_JSON, f"the body is not UTF-8 (byte {error.start})") from error
     except msgspec.DecodeError as error:
+        if any(escape["half"] for escape in _ESCAPE.finditer(bytes(raw))):
+            raise Problem(
+                INVALID_JSON, r"the body holds half of a surrogate pair such as `\ud83d`, which is no character"
+            ) from error
         raise Problem(INVALID_JSON, f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise Problem(INVALID_JSON, "the body is nested too deeply") from error
+
+
+def _decoded(raw: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T:
+    try:
+        return decode(raw)
+    except msgspec.ValidationError:
+        # Its form is wrong so far; whether it is JSON at all shows at its end.
+        _SYNTAX.decode(raw)
+        raise
+
+
+def is_blank(raw: bytes | msgspec.Raw) -> bool:
+    """Whether there is nothing in *raw*, which is as good as no body."""
+    return not bytes(raw).strip(b" \t\r\n")
 
 
 class Body:
@@ -58,7 +80,7 @@ class Body:
         self._faults = faults
         self._null_is_absent = null_is_absent
         self._fields: Mapping[str, msgspec.Raw] = {}
-        if bytes(raw).strip(b" \t\r\n"):
+        if not is_blank(raw):
             try:
                 self._fields = read_json(raw, _OBJECT.decode)
             except msgspec.ValidationError:

@@ -159,7 +159,7 @@ class Webhooks:
             call.tenant,
             url=url or "",
             events=events or (),
-            description=description or None,
+            description=None if isinstance(description, UnsetType) else description,
             api_version=api_version or None,
             at=at,
         )

@@ -4,6 +4,7 @@ import asyncio
 import os
 import resource
 import stat
+import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
 from importlib import metadata
@@ -13,7 +14,7 @@ import click
 import msgspec
 
 from gateway.cli.options import json_option, settings_options
-from gateway.cli.output import print_json
+from gateway.cli.output import cell, print_json
 from gateway.errors import GatewayError
 from gateway.settings import Settings
 
@@ -44,12 +45,13 @@ def command(*, settings: Settings, as_json: bool) -> None:
 
     A setting that is unknown or has a wrong value ends it at once, as it would `gateway serve`.
     """
-    findings = [
+    found = [
         Finding(Weight.OK, "every setting is known and has a possible value"),
         *settings_findings(settings),
         *machine_findings(settings),
         *asyncio.run(store_findings(settings)),
     ]
+    findings = [Finding(finding.weight, cell(finding.sentence)) for finding in found]
     if as_json:
         print_json(findings)
     else:
@@ -134,16 +136,18 @@ def _event_loop_finding() -> Finding:
 async def store_findings(settings: Settings) -> list[Finding]:
     """The state of the store, asked of the gateway when one is running, else seen in the file."""
     from gateway.cli import client  # noqa: PLC0415 - so that --help is quick
+    from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
 
     path, socket = settings.store_path, settings.socket_path
     try:
         if await client.is_listening(socket):
             fault = await client.readiness(socket)
             if fault is None:
-                return [Finding(Weight.OK, f"a gateway is running on {socket}, and it is ready"), *_mode_findings(path)]
+                return [Finding(Weight.OK, f"a gateway is running on {socket}, and it is ready"), *_served_findings(path)]
             return [Finding(Weight.FAULT, f"a gateway is running on {socket}, but it is not ready: {fault}")]
-        if not path.exists():
-            return [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it"), *_parent_findings(path)]
+        if not inspection.exists(path):
+            faults = _parent_findings(path)
+            return faults or [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it")]
         return [*await _file_findings(path), *_mode_findings(path)]
     except GatewayError as error:
         return [Finding(Weight.FAULT, str(error))]
@@ -164,8 +168,24 @@ async def _file_findings(path: Path) -> list[Finding]:
     return [Finding(Weight.OK, f"the store {path} is sound and at migration {found.migration}; no gateway is running on it")]
 
 
+def _served_findings(path: Path) -> list[Finding]:
+    from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
+
+    if inspection.exists(path):
+        return _mode_findings(path)
+    return [
+        Finding(
+            Weight.FAULT,
+            f"there is no store at {path}: the running gateway was started with another `store.url`, or its file was removed",
+        )
+    ]
+
+
 def _mode_findings(path: Path) -> list[Finding]:
-    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return [Finding(Weight.FAULT, f"the store {path} cannot be looked at: {error.strerror}")]
     if mode & 0o077:
         return [Finding(Weight.NOTE, f"others on this machine may read {path} (mode {mode:04o}), which holds signing secrets")]
     return []
@@ -173,6 +193,9 @@ def _mode_findings(path: Path) -> list[Finding]:
 
 def _parent_findings(path: Path) -> list[Finding]:
     there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        return [Finding(Weight.FAULT, f"{there} cannot be written to, so the store cannot be made")]
+    try:
+        # Permissions do not tell: /proc takes no files, even from root. What is opened here has no name, or loses it at once.
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        return [Finding(Weight.FAULT, f"{there} cannot be written to, so the store cannot be made: {error.strerror}")]
     return []

@@ -141,6 +141,9 @@ def _api_key() -> str:
     key = os.environ.get("GATEWAY_API_KEY", "").strip()
     if not key:
         raise SettingsError("GATEWAY_URL is set, so GATEWAY_API_KEY has to be, too: a key of the gateway that it names")
+    if not (key.isascii() and key.isprintable()):
+        # It is not shown: most of it may be a key.
+        raise SettingsError("GATEWAY_API_KEY is not an API key: it has a line break in it, or another character that no key has")
     return key
 
 
@@ -151,7 +154,7 @@ async def is_listening(socket: Path) -> bool:
     except (FileNotFoundError, ConnectionRefusedError):
         return False
     except OSError as error:
-        raise RequestFailed(f"the operators' socket {socket} cannot be used: {error.strerror}") from error
+        raise RequestFailed(f"the operators' socket {socket} cannot be used: {error.strerror or error}") from error
     writer.close()
     return True
 
@@ -185,7 +188,9 @@ async def _operators_socket(settings: Settings, stack: AsyncExitStack, *, makes_
 
 
 async def _open_store(settings: Settings, stack: AsyncExitStack, *, makes_store: bool) -> Path:
-    if not makes_store and not settings.store_path.exists():
+    from gateway.store.sqlite import inspection  # noqa: PLC0415 - not needed when a gateway runs
+
+    if not makes_store and not inspection.exists(settings.store_path):
         raise SettingsError(f"there is no store at {settings.store_path}, and no gateway runs on {settings.socket_path}")
     # Only now: the whole gateway takes a while to load, and a command seldom needs it.
     from gateway.app import Gateway  # noqa: PLC0415

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from gateway.cli.client import with_api
-from gateway.cli.options import json_option, limit_option, settings_options, tenant_options
+from gateway.cli.options import command_like_this, json_option, limit_option, settings_options, tenant_options
 from gateway.cli.output import print_json, print_list, print_record
 from gateway.cli.tenant import TenantChoice
 from gateway.settings import Settings
@@ -93,7 +93,8 @@ def show(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json: 
 @_events_option
 @click.option("--description", metavar="TEXT", help="What people call it; empty clears it.")
 @click.option("--api-version", metavar="VERSION", help="Pins the version of what it gets; `none` follows the organization's.")
-@click.option("--enable/--disable", "is_active", default=None, help="Disabling cancels what waits for it.")
+@click.option("--enable", is_flag=True, help="Deliver to it again, with a clean slate.")
+@click.option("--disable", is_flag=True, help="Deliver nothing to it, and cancel what waits for it.")
 @tenant_options
 @json_option
 @settings_options
@@ -106,10 +107,13 @@ def update(
     events: Sequence[str],
     description: str | None,
     api_version: str | None,
-    is_active: bool | None,
+    enable: bool,
+    disable: bool,
     as_json: bool,
 ) -> None:
     """Change what is given of the endpoint ID; the rest stays as it is."""
+    if enable and disable:
+        raise click.UsageError("give either --enable or --disable, not both")
     body: dict[str, object] = {}
     if url is not None:
         body["url"] = url
@@ -119,8 +123,8 @@ def update(
         body["description"] = description or None
     if api_version is not None:
         body["apiVersion"] = None if api_version == "none" else api_version
-    if is_active is not None:
-        body["isActive"] = is_active
+    if enable or disable:
+        body["isActive"] = enable
     if not body:
         raise click.UsageError("say what to change")
     webhook = with_api(settings, lambda api: api.request("PATCH", "webhooks", webhook_id, tenant=tenant, body=body))
@@ -157,4 +161,5 @@ def test(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json: 
     elif result["success"]:
         click.echo(f"Delivered ({result['deliveryId']}).")
     if not result["success"]:
-        raise click.ClickException(f"the endpoint did not take it; `gateway deliveries show {result['deliveryId']}` says why")
+        show = command_like_this("deliveries", "show", result["deliveryId"])
+        raise click.ClickException(f"the endpoint did not take it; `{show}` says why")

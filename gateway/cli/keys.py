@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from gateway.cli.client import Api, JsonObject, with_api
-from gateway.cli.options import json_option, limit_option, settings_options, tenant_options
+from gateway.cli.options import json_option, limit_option, settings_options, tenant_options_with_help
 from gateway.cli.output import print_json, print_list
 from gateway.cli.tenant import TenantChoice
 from gateway.registry.keys import PERMISSIONS
@@ -30,7 +30,10 @@ def command() -> None:
 
 
 @command.command("create")
-@tenant_options
+@tenant_options_with_help(
+    organization="Whose key it is. Needed unless an API key says it, or --service is given.",
+    mode="Which of the organization's two worlds the key is for; needed with --organization.",
+)
 @click.option("--service", is_flag=True, help="A key for internal publishers and operators, which reaches every organization.")
 @click.option(
     "--permission",
@@ -86,7 +89,10 @@ def _by_resource(permissions: Sequence[str]) -> dict[str, list[str]]:
 
 
 @command.command("list")
-@tenant_options
+@tenant_options_with_help(
+    organization="Only this organization's, of one mode.",
+    mode="Which of the organization's two worlds, with --organization; live when absent.",
+)
 @limit_option
 @json_option
 @settings_options

@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from gateway.cli.options import settings_options
+from gateway.cli.output import cell
 from gateway.settings import Settings
 
 
@@ -12,14 +13,14 @@ from gateway.settings import Settings
 @settings_options
 def command(*, settings: Settings) -> None:
     """Bring the store's schema up to date; makes the store when there is none. No gateway may be running on it."""
-    click.echo(asyncio.run(_migrate(settings)))
+    click.echo(cell(asyncio.run(_migrate(settings))))
 
 
 async def _migrate(settings: Settings) -> str:
     from gateway.store.sqlite import SqliteStore, inspection  # noqa: PLC0415 - so that --help is quick
 
     path = settings.store_path
-    before = await inspection.look_at(path) if path.exists() else None
+    before = await inspection.look_at(path) if inspection.exists(path) else None
     async with SqliteStore.open(path):
         pass
     after = await inspection.look_at(path)

@@ -1,6 +1,7 @@
 """Options that many commands share."""
 
 import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -41,6 +42,7 @@ def settings_options(command: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(command)
     def with_settings(*args: object, config: Path | None, overrides: dict[str, object], **rest: object) -> R:
         flags = {f"http.{key}": rest.pop(key) for key in ("host", "port") if key in rest}
+        _check_texts(click.get_current_context())
         given = {name: value for name, value in flags.items() if value is not None}
         return command(*args, settings=settings.load(config, overrides={**overrides, **given}), **rest)
 
@@ -57,21 +59,55 @@ def _parse_overrides(_: click.Context, __: click.Parameter, texts: tuple[str, ..
     return overrides
 
 
+def _check_texts(context: click.Context) -> None:
+    """Bytes that are not UTF-8 cannot be sent. Names of files may hold them, and are no `str` here."""
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        texts = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(text, str) and not _is_utf8(text) for text in texts):
+            # It is not shown: it may be a secret.
+            raise click.BadParameter("it is not text in UTF-8.", context, parameter)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def tenant_options_with_help(*, organization: str, mode: str) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Adds --organization and --mode, explained by these; the command gets `tenant`."""
+    organization_help, mode_help = organization, mode
+
+    def add(command: Callable[..., R]) -> Callable[..., R]:
+        @click.option("--organization", envvar="GATEWAY_ORGANIZATION", show_envvar=True, metavar="ORG", help=organization_help)
+        @click.option("--mode", type=click.Choice(["live", "sandbox"]), help=mode_help)
+        @functools.wraps(command)
+        def with_tenant(*args: object, organization: str | None, mode: str | None, **rest: object) -> R:
+            return command(*args, tenant=TenantChoice(organization, mode), **rest)
+
+        return with_tenant
+
+    return add
+
+
 def tenant_options(command: Callable[..., R]) -> Callable[..., R]:
-    """Adds --organization and --mode; the command gets `tenant`."""
+    """Adds --organization and --mode as most commands have them; the command gets `tenant`."""
+    return tenant_options_with_help(
+        organization="Whose. Needed unless an API key says it.",
+        mode="Which of the organization's two worlds; live when absent.",
+    )(command)
 
-    @click.option(
-        "--organization",
-        envvar="GATEWAY_ORGANIZATION",
-        show_envvar=True,
-        metavar="ORG",
-        help="Whose. Needed unless an API key says it.",
-    )
-    @click.option(
-        "--mode", type=click.Choice(["live", "sandbox"]), help="Which of the organization's two worlds; live when absent."
-    )
-    @functools.wraps(command)
-    def with_tenant(*args: object, organization: str | None, mode: str | None, **rest: object) -> R:
-        return command(*args, tenant=TenantChoice(organization, mode), **rest)
 
-    return with_tenant
+def command_like_this(*command: str) -> str:
+    """The line that runs *command* on the same gateway, and for the same organization and mode, as the one that runs now."""
+    given = click.get_current_context().params
+    options = []
+    for name in ("organization", "mode", "config"):
+        if given.get(name) is not None:
+            options += [f"--{name}", str(given[name])]
+    for name, value in (given.get("overrides") or {}).items():
+        options += ["--set", f"{name}={value}"]
+    return shlex.join(["gateway", *command, *options])

@@ -1,6 +1,7 @@
 """How commands show data: tables that fit the terminal, records, JSON.
 
 Much of it was written by strangers (answers of receivers, above all): control characters never reach the terminal.
+Nor do the stand-ins for bytes that are no text, as file names may have, which no stream takes.
 """
 
 import re
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import click
 import msgspec
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _GAP = "  "
 _LEAST_WIDTH = 6
 

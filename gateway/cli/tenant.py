@@ -14,8 +14,6 @@ class TenantChoice(msgspec.Struct, frozen=True):
         """The request's `organizationId` and `mode`. Raises a usage error when *required* and no organization was named."""
         if self.organization is None:
             if required or self.mode is not None:
-                raise click.UsageError(
-                    "name the organization with --organization (and its mode, when it is not live, with --mode)"
-                )
+                raise click.UsageError("name the organization with --organization, and with --mode whether it is live or sandbox")
             return {}
         return {"organizationId": self.organization, "mode": self.mode or "live"}

@@ -106,7 +106,7 @@ def command(
     Says of each of its signatures whether it holds. Ends with 0 when there is one and all of them hold, else with 1.
     """
     if secret_file is not None:
-        secret = secret_file.read_text(encoding="utf-8")
+        secret = _read_secret(secret_file)
     if not secret or not secret.strip():
         raise click.UsageError("give the secret with --secret-file or in GATEWAY_WEBHOOK_SECRET")
     prefix = settings.delivery.signature_header_prefix
@@ -129,6 +129,15 @@ def command(
         raise click.ClickException("the webhook is not what was signed with this secret")
     if is_old:
         raise click.ClickException(f"webhook-timestamp is missing or not within {tolerance:g} s of now")
+
+
+def _read_secret(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{file} holds no secret: it is not text") from error
 
 
 def _age(headers: Mapping[str, str]) -> float | None:

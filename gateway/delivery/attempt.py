@@ -1,5 +1,6 @@
 """One HTTP request of a delivery: rendered, signed, sent, judged, and written down."""
 
+import asyncio
 from random import Random
 
 import msgspec
@@ -9,7 +10,7 @@ from gateway.clock import Clock, isoformat
 from gateway.delivery.body import render_body
 from gateway.delivery.outcome import Moment, decide
 from gateway.delivery.retry import RetrySchedule
-from gateway.egress.sender import Answer, Sender
+from gateway.egress.sender import Answer, Sender, failure
 from gateway.model import Attempt, AttemptError, AttemptTrigger, DueDelivery, Endpoint, Result
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode  # names of answer headers are a subclass of str
@@ -45,13 +46,17 @@ class Attempter:
     async def attempt(self, due: DueDelivery, endpoint: Endpoint) -> tuple[Answer, Result]:
         """Sends *due* to *endpoint* once; the answer, and the result to be recorded.
 
-        When it is cancelled the request is given up, and that is the result (`interrupted`).
+        When it is cancelled the request is given up, and that is the result (`interrupted`): what was sent is on record.
         """
         clock = self._clock
         started_at, started = clock.now(), clock.monotonic()
         body = render_body(due.event, due.api_version)
         headers = self.headers(due, endpoint, body, started_at // 1_000)
-        answer = await self._sender.send(endpoint.url, headers, body, organization_id=endpoint.tenant.organization_id)
+        try:
+            answer = await self._sender.send(endpoint.url, headers, body, organization_id=endpoint.tenant.organization_id)
+        except asyncio.CancelledError:
+            # Only a stop cancels, and what it cuts off is to be written down: the cancellation ends here.
+            answer = failure(AttemptError.INTERRUPTED, "The gateway stopped before the answer came.")
         return answer, self._result(due, endpoint, headers, answer, started_at, started)
 
     def _result(
@@ -81,7 +86,7 @@ class Attempter:
             ended_at=ended.wall,
         )
 
-    def unsent(self, due: DueDelivery, endpoint: Endpoint, error: AttemptError, message: str) -> Result:
-        """The result of an attempt that came to no answer for a reason of the gateway's own."""
-        answer = Answer(status=None, error=error, error_message=message, headers=None, body=None, retry_after=None, resent=False)
+    def crashed(self, due: DueDelivery, endpoint: Endpoint) -> Result:
+        """The result of an attempt that a fault of the gateway's own ended, before it was sent or afterwards."""
+        answer = failure(AttemptError.CRASHED, "The gateway failed to make this attempt; its log says more.")
         return self._result(due, endpoint, {}, answer, self._clock.now(), self._clock.monotonic())

@@ -11,9 +11,10 @@ import structlog
 
 from gateway.clock import SECOND, Clock, Timestamp
 from gateway.delivery.attempt import Attempter
+from gateway.delivery.health import speaks_of
 from gateway.delivery.lanes import Lane, Turns
 from gateway.delivery.outcome import Strain, strain_of
-from gateway.model import AttemptError, DeliveryState, DueDelivery, Endpoint, Result
+from gateway.model import DeliveryState, DueDelivery, Endpoint, Result
 from gateway.settings import Delivery
 from gateway.store.protocol import Claim, Claimed, Effects, LaneWork
 
@@ -219,13 +220,10 @@ class Dispatcher:
         try:
             answer, result = await self._attempter.attempt(due, endpoint)
             strain = strain_of(answer)
-        except asyncio.CancelledError:
-            # Only `drain` cancels: what was under way is written down and may be sent again.
-            result = self._attempter.unsent(due, endpoint, AttemptError.INTERRUPTED, "the gateway stopped before the answer")
         except Exception:
             # A bug in one attempt must not cancel its siblings in the group.
             log.exception("attempt.crashed", delivery_id=due.id, endpoint_id=endpoint.id)
-            result = self._attempter.unsent(due, endpoint, AttemptError.CRASHED, "the gateway failed; see its log")
+            result = self._attempter.crashed(due, endpoint)
         self._ended(lane, result, strain)
 
     def _ended(self, lane: Lane, result: Result, strain: Strain) -> None:
@@ -242,7 +240,7 @@ class Dispatcher:
         lane.limit.learn(strain)
         if lane.limit.is_probing:
             self._open_probes += lane.open_requests
-        if result.verdict.pause_until is not None:
+        if result.verdict.pause_until is not None and speaks_of(result, lane.endpoint):
             lane.paused_until = max(lane.paused_until, result.verdict.pause_until)
         self._log(result)
         self._uncommitted += 1

@@ -7,7 +7,7 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.clock import Clock
-from gateway.model import DeliveryState, DisabledReason, Endpoint, Result
+from gateway.model import DeliveryState, DeliveryTrigger, DisabledReason, Endpoint, Result
 from gateway.registry import endpoints
 from gateway.store.protocol import Transaction
 
@@ -24,6 +24,11 @@ def failures_after(failed_in_row: int, ended: Iterable[bool], most: int) -> tupl
     return failed_in_row, reached
 
 
+def speaks_of(result: Result, endpoint: Endpoint) -> bool:
+    """Whether *result* is one of the endpoint as it is now, and not of an earlier activation or another URL. Pure."""
+    return result.due.activation == endpoint.activation and result.attempt.url == endpoint.url
+
+
 class HealthRecorder:
     """Records results: the attempts, the deliveries' new states, and the endpoints' health, in one transaction."""
 
@@ -34,12 +39,11 @@ class HealthRecorder:
     async def record(self, transaction: Transaction, results: Sequence[Result]) -> None:
         """Stores *results*, counts failures in a row by end of attempt, and disables what has failed too often or is gone."""
         await transaction.record_results(results)
-        pauses = [(result.due.endpoint_id, until) for result in results if (until := result.verdict.pause_until) is not None]
-        if pauses:
-            await transaction.pause_endpoints(pauses)
+        await self._pause(transaction, results)
         by_endpoint: defaultdict[str, list[Result]] = defaultdict(list)
         for result in results:
-            if result.verdict.state is not DeliveryState.PENDING:
+            # A test, and a retry of one, says nothing about its endpoint.
+            if result.verdict.state is not DeliveryState.PENDING and result.due.trigger is not DeliveryTrigger.TEST:
                 by_endpoint[result.due.endpoint_id].append(result)
         unharmed = []
         for endpoint_id, ended in by_endpoint.items():
@@ -50,18 +54,23 @@ class HealthRecorder:
         if unharmed:
             await transaction.reset_failures(unharmed)
 
+    async def _pause(self, transaction: Transaction, results: Sequence[Result]) -> None:
+        pauses = []
+        for result in results:
+            if result.verdict.pause_until is not None:
+                endpoint = await transaction.endpoint_by_id(result.due.endpoint_id)
+                if endpoint is not None and speaks_of(result, endpoint):
+                    pauses.append((endpoint.id, result.verdict.pause_until))
+        if pauses:
+            await transaction.pause_endpoints(pauses)
+
     async def _judge(self, transaction: Transaction, endpoint_id: str, ended: list[Result]) -> None:
         endpoint = await transaction.endpoint_by_id(endpoint_id)
         if endpoint is None or endpoint.deleted_at is not None or not endpoint.is_active:
             return
         # What an earlier activation, or another URL, did says nothing about this one.
         telling = sorted(
-            (
-                result
-                for result in ended
-                if result.verdict.state is DeliveryState.DELIVERED
-                or (result.due.activation == endpoint.activation and result.attempt.url == endpoint.url)
-            ),
+            (result for result in ended if result.verdict.state is DeliveryState.DELIVERED or speaks_of(result, endpoint)),
             key=lambda result: result.ended_at,
         )
         if any(result.verdict.endpoint_gone and result.attempt.url == endpoint.url for result in ended):

@@ -27,7 +27,8 @@ class Sweep(msgspec.Struct, frozen=True):
     endpoint: Endpoint
 
     async def apply(self, transaction: Transaction) -> bool:
-        endpoint = self.endpoint
+        # As it is by now: it may have been deleted since it was disabled.
+        endpoint = await transaction.endpoint_by_id(self.endpoint.id) or self.endpoint
         at = endpoint.deactivated_at or endpoint.created_at
         count = await transaction.cancel_passed(endpoint, cancel_reason(endpoint), at, limit=SWEEP_STEP)
         if count < SWEEP_STEP:

@@ -64,7 +64,7 @@ def decide(  # noqa: PLR0911 - a table of cases
     counts = due.retry_id is None
     if is_success(answer):
         return Verdict(DeliveryState.DELIVERED, counts=counts)
-    if answer.status == HTTPStatus.GONE:
+    if answer.status == HTTPStatus.GONE and due.trigger is not DeliveryTrigger.TEST:
         return Verdict(DeliveryState.FAILED, Reason.ENDPOINT_GONE, endpoint_gone=True, counts=counts)
     if answer.error is AttemptError.INTERRUPTED:
         return Verdict(DeliveryState.PENDING, counts=False)
@@ -83,4 +83,6 @@ def _decide_test(answer: Answer) -> Verdict:
     """A test is never retried, and says nothing about its endpoint."""
     if is_success(answer):
         return Verdict(DeliveryState.DELIVERED)
+    if answer.error is AttemptError.INTERRUPTED:
+        return Verdict(DeliveryState.FAILED, Reason.INTERRUPTED)
     return Verdict(DeliveryState.FAILED, Reason.TEST_FAILED)

@@ -121,10 +121,13 @@ class Sender:
             # The boundary: what has no name in `explain` is a fault of the gateway itself.
             reason, message = explain(error, answered=state.answered, timeout_seconds=self._timeout_seconds)
             if reason is AttemptError.CRASHED:
-                log.exception("attempt.crashed")
-            return Answer(
-                status=None, error=reason, error_message=message, headers=None, body=None, retry_after=None, resent=resent
-            )
+                log.exception("exchange.crashed")
+            return failure(reason, message, resent=resent)
+
+
+def failure(error: AttemptError, message: str, *, resent: bool = False) -> Answer:
+    """The answer that never came."""
+    return Answer(status=None, error=error, error_message=message, headers=None, body=None, retry_after=None, resent=resent)
 
 
 def judge(head: Head, *, resent: bool) -> Answer:

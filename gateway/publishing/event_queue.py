@@ -1,7 +1,9 @@
-"""The bounded queue between the doors and the writer. What is in it has been answered to nobody yet."""
+"""The bounded queue between the doors and the writer. What is in it has been answered to nobody yet.
+
+Organizations take turns: one that publishes much at once does not stand before the others."""
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 
 from gateway.errors import QueueFull
@@ -43,14 +45,15 @@ class EventQueue:
 
     def __init__(self, settings: Intake) -> None:
         self._settings = settings
-        self._entries: deque[Entry] = deque()
+        self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()  # an organization's, the next one's turn first
         self._count = 0
         self._bytes = 0
         self._counts: Counter[str] = Counter()
         self._bytes_of: Counter[str] = Counter()
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __bool__(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._lines)
 
     @property
     def depth(self) -> int:
@@ -80,12 +83,22 @@ class EventQueue:
         for organization_id, count in counts.items():
             self._counts[organization_id] += count
             self._bytes_of[organization_id] += sizes[organization_id]
-        self._entries.extend((publication, place) for place in range(len(publication.events)))
+        for place, event in enumerate(publication.events):
+            organization_id = event.tenant.organization_id
+            line = self._lines.get(organization_id)
+            if line is None:
+                line = self._lines[organization_id] = deque()
+            line.append((publication, place))
 
     def take(self) -> Entry | None:
-        """The oldest entry whose publisher still waits; None when there is none."""
-        while self._entries:
-            entry = self._entries.popleft()
+        """The oldest entry, whose publisher still waits, of the organization whose turn it is; None when there is none."""
+        while self._lines:
+            organization_id, line = next(iter(self._lines.items()))
+            entry = line.popleft()
+            if line:
+                self._lines.move_to_end(organization_id)
+            else:
+                del self._lines[organization_id]
             if not entry[0].done.done():
                 return entry
             self.release(entry)

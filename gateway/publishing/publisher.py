@@ -1,5 +1,6 @@
 """The room behind every door for events: checks an event, gives it its id, queues it, and returns once it is committed."""
 
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -12,12 +13,13 @@ from gateway.model import AcceptedEvent, Event, Mode, Tenant
 from gateway.publishing.event_queue import Seal
 from gateway.publishing.event_types import Catalogue, is_event_type
 from gateway.publishing.writer import Writer
+from gateway.registry.organizations import MAX_ORGANIZATION_ID, is_organization_id
 from gateway.settings import Events
 
 MAX_EXTERNAL_ID = 255
-MAX_ORGANIZATION_ID = 255
 
-_encoder = msgspec.json.Encoder()
+# Floats stay text, so that a number of any size passes: it is delivered as it was written.
+_decoder = msgspec.json.Decoder(float_hook=str)
 
 
 class Publisher:
@@ -35,20 +37,18 @@ class Publisher:
         Raises InvalidEvent with every fault.
         """
         faults: list[tuple[str, str]] = []
-        if not is_event_type(event.type):
+        if not isinstance(event.type, str) or not is_event_type(event.type):
             faults.append(("event", "must be two or more parts of a-z, 0-9 and _ joined by dots, at most 128 characters"))
         elif self._catalogue is not None and not self._catalogue.knows(event.type):
             faults.append(("event", f"{event.type!r} is not in the catalogue of event types"))
         if not isinstance(event.mode, Mode):
             faults.append(("mode", "must be live or sandbox"))
-        for field, text, most in (
-            ("organizationId", event.organization_id, MAX_ORGANIZATION_ID),
-            ("externalId", event.external_id, MAX_EXTERNAL_ID),
-        ):
-            if text is not None and (not 1 <= len(text) <= most or "\0" in text):
-                faults.append((field, f"must have 1 to {most} characters, none of them NUL"))
-        if event.timestamp is not None and not 0 <= event.timestamp <= MAX_TIMESTAMP:
-            faults.append(("timestamp", "must lie in the years 1970 to 9999"))
+        if not isinstance(event.organization_id, str) or not is_organization_id(event.organization_id):
+            faults.append(("organizationId", f"must have 1 to {MAX_ORGANIZATION_ID} printable characters, no spaces"))
+        if event.external_id is not None and not _is_external_id(event.external_id):
+            faults.append(("externalId", f"must have 1 to {MAX_EXTERNAL_ID} characters of Unicode, none of them NUL"))
+        if event.timestamp is not None and not (isinstance(event.timestamp, int) and 0 <= event.timestamp <= MAX_TIMESTAMP):
+            faults.append(("timestamp", "must be whole milliseconds in the years 1970 to 9999"))
         data, data_fault = _data(event.data)
         if data_fault is not None:
             faults.append(("data", data_fault))
@@ -73,18 +73,43 @@ class Publisher:
         return await self._writer.publish(events, seal=seal)
 
 
-def _data(data: bytes | dict[str, object]) -> tuple[bytes, str | None]:
+def _is_external_id(text: object) -> bool:
+    return isinstance(text, str) and 1 <= len(text) <= MAX_EXTERNAL_ID and "\0" not in text and _is_unicode(text)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether *text* can be written down: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _data(data: object) -> tuple[bytes, str | None]:
     """The bytes to deliver, and what is wrong with them."""
     if isinstance(data, dict):
         try:
-            return _encoder.encode(data), None
+            # Not msgspec, which writes NaN as null.
+            return json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode(), None
         except (TypeError, ValueError, RecursionError) as error:
             return b"", f"cannot be written as JSON: {error}"
+    if not isinstance(data, bytes):
+        return b"", "must be a JSON object, as bytes or as a dict"
     if not data.lstrip(b" \t\r\n").startswith(b"{"):
         return data, "must be a JSON object"
     try:
         # Decoded whole: a message that skips over it would let broken text through.
-        msgspec.json.decode(data)
+        _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return data, f"must be a JSON object ({error})"
+        return data, f"must be a JSON object ({_explained(error)})"
     return data, None
+
+
+def _explained(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    # Half of a pair of surrogates reads as an end to msgspec.
+    return "it breaks off, or has half of a surrogate pair in it" if "truncated" in str(error) else str(error)

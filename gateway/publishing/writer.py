@@ -253,7 +253,7 @@ class Writer:
 
     async def _somebody_waits(self) -> None:
         """Returns when there is somebody who should hear soon that there is no answer to be had."""
-        while not self._changes and not len(self._queue):
+        while not self._changes and not self._queue:
             self._wake.clear()
             await self._wake.wait()
 

@@ -271,8 +271,8 @@ class Log(Protocol):
     async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
         """Deliveries with ids below *below*."""
 
-    async def attempts(self, tenant: Tenant, delivery_id: str) -> Sequence[Attempt]:
-        """A delivery's attempts by number, at most 1,000."""
+    async def delivery_with_attempts(self, tenant: Tenant, delivery_id: str) -> tuple[Delivery, Sequence[Attempt]] | None:
+        """The delivery and its last 1,000 attempts by number, as of the same moment."""
 
     async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
         """The tenant's revisions with numbers above *after*, in order."""
@@ -291,9 +291,6 @@ class Log(Protocol):
 
     async def cursor_key(self) -> bytes:
         """32 random bytes, made with the store, that cursors are sealed with."""
-
-    async def check(self) -> None:
-        """Returns when the store can be read."""
 
 
 class Store(Intake, Log, Protocol):

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from gateway.model import AcceptedEvent, Delivery, DueDelivery, Endpoint, Result, Tenant
+from gateway.model import AcceptedEvent, Attempt, Delivery, DueDelivery, Endpoint, Result, Tenant
 from gateway.registry.endpoints import cancel_reason
 from gateway.store.protocol import Change, Claim, Claimed, NewEvent, Page, Store
 from tests.fakes import START, due, event, make_id
@@ -48,6 +48,12 @@ async def deliver_to(store: Store, to: Endpoint, count: int = 1, **fields: Any) 
     made = [due(to, event(tenant=to.tenant, at=at), **fields) for _ in range(count)]
     await add_deliveries(store, *made)
     return made
+
+
+async def attempts(store: Store, of: Tenant, delivery_id: str) -> list[Attempt]:
+    """The attempts on record; none of a delivery that is not there."""
+    found = await store.delivery_with_attempts(of, delivery_id)
+    return [] if found is None else list(found[1])
 
 
 async def record(store: Store, *results: Result) -> None:

@@ -24,6 +24,7 @@ from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, Page, Store
 from tests.contract.acts import (
     add_deliveries,
     add_endpoints,
+    attempts,
     claim,
     deliver_to,
     ids,
@@ -172,7 +173,29 @@ async def test_a_success_delivers_from_any_state(store: Store, to: Endpoint, sta
     await record(store, result(made, to, status=200, ended_at=START + 900))
     found = await look_up(store, made)
     assert (found.state, found.reason, found.due_at, found.attempt_count) == (DeliveryState.DELIVERED, None, None, 2)
-    assert found.finished_at == START + 900
+    # What is delivered already was so at its first 2xx.
+    assert (found.finished_at == START + 900) is (state is not DeliveryState.DELIVERED)
+
+
+async def test_a_delivery_ends_the_retries_that_wait_for_it(store: Store, to: Endpoint):
+    """Once a retry by hand is answered 2xx, those that were asked for before are not sent any more."""
+    made, other = await deliver_to(store, to, 2)
+    for _ in range(3):
+        await retry(store, made, to)
+    await retry(store, other, to)
+    (first,) = [due for due in (await claim(store, to)).manual if due.id == made.id]
+    await record(store, result(first, to, Verdict(DeliveryState.DELIVERED, counts=False)))
+    assert ids((await claim(store, to)).manual) == [other.id]
+
+
+async def test_nothing_is_due_before_its_endpoints_pause_ends(store: Store, to: Endpoint):
+    """A delivery that waits for a pause shows the end of it as the time of its next attempt."""
+    made, later = await deliver_to(store, to, 2)
+    await record(store, result(later, to, retry_at(START + 500)))
+    async with store.transaction() as transaction:
+        await transaction.pause_endpoints([(to.id, START + 300)])
+    assert (await look_up(store, made)).due_at == START + 300
+    assert (await look_up(store, later)).due_at == START + 500
 
 
 @pytest.mark.parametrize("state", [state for state in DeliveryState if state is not DeliveryState.PENDING])
@@ -187,7 +210,7 @@ async def test_a_failure_moves_only_what_is_pending(store: Store, to: Endpoint, 
     kept = ("state", "reason", "due_at", "finished_at")
     assert {name: getattr(after, name) for name in kept} == {name: getattr(before, name) for name in kept}
     assert (after.attempt_count, after.last_status) == (2, 502)
-    assert len(await store.attempts(tenant(), made.id)) == 2
+    assert len(await attempts(store, tenant(), made.id)) == 2
 
 
 @pytest.mark.parametrize("verdict", [EXHAUSTED, GONE, retry_at(START + 5)])
@@ -252,18 +275,18 @@ async def test_attempts(store: Store, to: Endpoint):
     bare = result(again, to, retry_at(START), status=None, error=AttemptError.TIMEOUT, response_headers=None, response_body=None)
     await record(store, full)
     await record(store, bare)
-    assert list(await store.attempts(tenant(), made.id)) == [full.attempt, bare.attempt]
+    assert await attempts(store, tenant(), made.id) == [full.attempt, bare.attempt]
     assert bare.attempt.trigger is AttemptTrigger.MANUAL
-    assert list(await store.attempts(OTHERS[0], made.id)) == []
+    assert await attempts(store, OTHERS[0], made.id) == []
 
 
 async def test_attempts_are_shown_up_to_a_thousand(store: Store, to: Endpoint):
-    """A delivery that was attempted more than 1,000 times shows the first 1,000."""
+    """A delivery that was attempted more than 1,000 times shows the last 1,000."""
     (made,) = await deliver_to(store, to)
     results: list[Result] = [result(replace(made, attempt_count=number), to, retry_at(START)) for number in range(1_010)]
     for start in range(0, len(results), 100):
         await record(store, *results[start : start + 100])
-    assert [attempt.number for attempt in await store.attempts(tenant(), made.id)] == list(range(1, 1_001))
+    assert [attempt.number for attempt in await attempts(store, tenant(), made.id)] == list(range(11, 1_011))
 
 
 # Canceled by definition
@@ -415,9 +438,9 @@ async def test_prune(store: Store, to: Endpoint):
     for made in old:
         assert await store.event(tenant(), made.event.id) is None
         assert await store.delivery(tenant(), made.id) is None
-        assert list(await store.attempts(tenant(), made.id)) == []
+        assert await attempts(store, tenant(), made.id) == []
     assert await store.event(tenant(), young.event.id) == young.event
-    assert len(await store.attempts(tenant(), young.id)) == 1
+    assert len(await attempts(store, tenant(), young.id)) == 1
     assert ids((await claim(store, to)).manual) == [young.id]
 
 

@@ -140,4 +140,3 @@ async def test_cursor_key(store: Store):
     key = await store.cursor_key()
     assert len(key) == 32
     assert await store.cursor_key() == key
-    await store.check()

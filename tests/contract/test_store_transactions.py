@@ -170,7 +170,7 @@ async def test_a_second_instance_is_refused(open_store: Open):
             await open_store().__aenter__()
         assert "stop it first" in str(refused.value)
     async with open_store() as store:
-        await store.check()
+        await store.cursor_key()
 
 
 async def test_many_readers(store: Store):

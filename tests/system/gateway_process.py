@@ -200,7 +200,7 @@ class Installation:
     def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
         self.directory = directory
         self.store = directory / "gateway.db"
-        self.socket = directory / "gateway.sock"
+        self.socket = directory / "gateway.db.sock"
         self.session = session
         self.settings: dict[str, object] = {
             "store.url": f"sqlite:///{self.store}",

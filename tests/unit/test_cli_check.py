@@ -1,6 +1,8 @@
 """`gateway check` and `gateway migrate`: sentences about settings and store, and nothing changed by looking."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -82,6 +84,60 @@ def test_a_store_that_another_process_holds_without_answering_is_a_fault(store):
         assert run("migrate", store).exit_code == 1
 
 
+def test_a_store_that_belongs_to_somebody_else_is_a_sentence(store):
+    """Here a lock that may not be opened: a folder, so that it holds for root, too."""
+    run("migrate", store)
+    lock = store.with_name(store.name + ".lock")
+    lock.unlink()
+    lock.mkdir()
+    checked, migrated = run("check", store), run("migrate", store)
+    assert (checked.exit_code, migrated.exit_code) == (1, 1)
+    assert f"the store {store} cannot be opened: Is a directory" in checked.stdout
+    assert migrated.stderr == f"Error: the store {store} cannot be opened: Is a directory\n"
+
+
+@pytest.mark.parametrize("folder", ["/proc", "/dev/null/none"])
+def test_a_place_where_no_store_can_be_made_is_a_fault(folder, tmp_path):
+    """Also where permissions do not say so, as for root in /proc."""
+    result = run("check", Path(folder, "x.db"), "--set", f"http.socket={tmp_path}/gateway.sock")
+    assert result.exit_code == 1
+    assert "cannot be written to, so the store cannot be made" in result.stdout
+    assert "`gateway serve` makes it" not in result.stdout
+
+
+def test_a_store_whose_name_no_system_takes_is_a_sentence(tmp_path):
+    arguments = (Path(tmp_path, "x" * 300), "--set", f"http.socket={tmp_path}/gateway.sock")
+    checked, migrated = run("check", *arguments), run("migrate", *arguments)
+    assert (checked.exit_code, migrated.exit_code) == (1, 1)
+    assert "cannot be looked for: File name too long" in checked.stdout
+    assert "cannot be looked for: File name too long" in migrated.stderr
+
+
+def test_a_store_may_have_a_name_that_is_no_text(tmp_path):
+    store = tmp_path / "\udcff.db"
+    assert run("migrate", store).stdout.startswith(f"Made the store {tmp_path}/·.db, at migration ")
+    assert f"the store {tmp_path}/·.db is sound" in run("check", store).stdout
+    assert run("check", store, "--json").exit_code == 0
+
+
+@asynccontextmanager
+async def answering(socket: Path, *, status: int, text: str) -> AsyncIterator[None]:
+    """A gateway on *socket* that answers /health/ready with this."""
+    application = web.Application()
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    application.router.add_get("/health/ready", ready)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.UnixSite(runner, str(socket)).start()
+    try:
+        yield
+    finally:
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     ("status", "text", "exit_code", "sentence"),
     [
@@ -91,21 +147,19 @@ def test_a_store_that_another_process_holds_without_answering_is_a_fault(store):
 )
 async def test_beside_a_running_gateway_the_gateway_is_asked(store, status, text, exit_code, sentence):
     store.touch(mode=0o600)
-    application = web.Application()
-
-    async def ready(_: web.Request) -> web.Response:
-        return web.Response(status=status, text=text)
-
-    application.router.add_get("/health/ready", ready)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.UnixSite(runner, str(store.with_name("gateway.sock"))).start()
-    try:
+    socket = settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    async with answering(socket, status=status, text=text):
         result = await asyncio.to_thread(run, "check", store)
-    finally:
-        await runner.cleanup()
     assert result.exit_code == exit_code
     assert sentence in result.stdout
+
+
+async def test_a_running_gateway_with_a_store_elsewhere_is_a_fault(tmp_path):
+    socket = tmp_path / "gateway.sock"
+    async with answering(socket, status=200, text="ready"):
+        result = await asyncio.to_thread(run, "check", tmp_path / "none.db", "--set", f"http.socket={socket}")
+    assert result.exit_code == 1
+    assert f"there is no store at {tmp_path}/none.db: the running gateway was started with another" in result.stdout
 
 
 def test_json_says_the_same(store):

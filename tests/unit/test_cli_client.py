@@ -1,6 +1,7 @@
 """What the data commands send, whom they talk to, and how they show what comes back, against an API that records."""
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from aiohttp import web
 from click.testing import CliRunner, Result
 
+from gateway import settings
 from gateway.cli import program
 
 ORG = ("--organization", "org_1", "--mode", "sandbox")
@@ -44,6 +46,12 @@ def store(tmp_path) -> Path:
 
 
 @pytest.fixture
+def socket(store) -> Path:
+    """The operators' socket of a gateway on the store."""
+    return settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+
+
+@pytest.fixture
 async def runner_() -> AsyncIterator[tuple[FakeApi, web.AppRunner]]:
     api = FakeApi()
     application = web.Application()
@@ -55,10 +63,10 @@ async def runner_() -> AsyncIterator[tuple[FakeApi, web.AppRunner]]:
 
 
 @pytest.fixture
-async def api(runner_, store) -> FakeApi:
+async def api(runner_, socket) -> FakeApi:
     """The API on the operators' socket."""
     fake, runner = runner_
-    await web.UnixSite(runner, str(store.with_name("gateway.sock"))).start()
+    await web.UnixSite(runner, str(socket)).start()
     return fake
 
 
@@ -220,6 +228,30 @@ async def test_a_test_ends_with_whether_it_was_delivered(api, run, success, exit
     assert "whdl_1" in result.output
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--organization", "org 1"],
+        ["--organization", "org_1", "--mode", "sandbox", "--set", "http.host=192.0.2.1"],
+    ],
+)
+async def test_the_command_that_says_why_a_test_failed_works_as_it_stands(api, run, options):
+    """It asks the same gateway about the same organization and mode."""
+    api.answer({"success": False, "deliveryId": "whdl_1"})
+    result = await run("endpoints", "test", "wh_1", *options)
+    command = shlex.split(result.stderr.partition("`")[2].partition("`")[0])
+    assert command == ["gateway", "deliveries", "show", "whdl_1", *options]
+    api.answer({"id": "whdl_1"})
+    assert (await run(*command[1:])).exit_code == 0
+    assert api.asked[1][2] == api.asked[0][2]
+
+
+async def test_the_command_that_says_why_names_the_organization_of_the_environment(api, run):
+    api.answer({"success": False, "deliveryId": "whdl_1"})
+    result = await run("endpoints", "test", "wh_1", GATEWAY_ORGANIZATION="org_1")
+    assert "`gateway deliveries show whdl_1 --organization org_1`" in result.stderr
+
+
 async def test_on_the_operators_socket_the_organization_has_to_be_named(api, run):
     result = await run("deliveries", "list")
     assert result.exit_code == 2
@@ -282,6 +314,14 @@ async def test_elsewhere_without_a_key_is_a_sentence(run):
     assert "GATEWAY_API_KEY" in result.stderr
 
 
+@pytest.mark.parametrize("key", ["bad\nkey", "bad\udcffkey", "bad\x7fkey"], ids=ascii)
+async def test_what_cannot_be_a_key_is_a_sentence_that_does_not_show_it(run, key):
+    result = await run("deliveries", "list", GATEWAY_URL="http://127.0.0.1:1", GATEWAY_API_KEY=key)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: GATEWAY_API_KEY is not an API key")
+    assert "bad" not in result.output
+
+
 async def test_nobody_elsewhere_is_a_sentence_without_the_key(unused_tcp_port, run):
     elsewhere = {"GATEWAY_URL": f"http://127.0.0.1:{unused_tcp_port}", "GATEWAY_API_KEY": "ck_live_x"}
     result = await run("deliveries", "list", **elsewhere)
@@ -295,3 +335,15 @@ async def test_without_a_gateway_and_without_a_store_reading_makes_none(run, sto
     assert result.exit_code == 1
     assert f"there is no store at {store}" in result.stderr
     assert list(store.parent.iterdir()) == []
+
+
+async def test_a_socket_path_that_no_system_takes_is_a_sentence(run):
+    result = await run("deliveries", "list", *ORG, "--set", f"http.socket=/{'x' * 120}")
+    assert result.exit_code == 1
+    assert "AF_UNIX path too long" in result.stderr
+
+
+async def test_a_store_whose_name_no_system_takes_is_a_sentence(run, socket):
+    result = await run("deliveries", "list", *ORG, "--set", f"store.url=sqlite:////{'x' * 300}", "--set", f"http.socket={socket}")
+    assert result.exit_code == 1
+    assert "cannot be looked for: File name too long" in result.stderr

@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway import settings
+
 Serve = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -36,6 +38,11 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         process.communicate()
 
 
+def socket_beside(store: Path) -> Path:
+    """The operators' socket of a gateway on *store*."""
+    return settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+
+
 def wait_until_started(process: "subprocess.Popen[bytes]") -> dict[str, object]:
     """The event that says where it listens."""
     assert process.stderr is not None
@@ -50,14 +57,14 @@ def wait_until_started(process: "subprocess.Popen[bytes]") -> dict[str, object]:
 def test_a_signal_stops_it_with_0(serve, tmp_path, number):
     process = serve()
     started = wait_until_started(process)
-    assert (tmp_path / "gateway.sock").is_socket()
+    assert socket_beside(tmp_path / "gateway.db").is_socket()
     with socket.create_connection(("127.0.0.1", int(str(started["port"]))), timeout=10):
         pass
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 0
     assert b"Traceback" not in errors
-    assert not (tmp_path / "gateway.sock").exists()
+    assert not socket_beside(tmp_path / "gateway.db").exists()
 
 
 def test_a_second_signal_does_not_wait(serve):

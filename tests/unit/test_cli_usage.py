@@ -73,13 +73,21 @@ def test_every_command_takes_config_and_the_data_commands_json(command):
         ["events", "publish", "invoice.created", "--data", "[]"],
         ["endpoints", "create", "https://example.com/"],
         ["endpoints", "update", "wh_1"],
+        ["endpoints", "update", "wh_1", "--enable", "--disable", "--organization", "org_1"],
+        ["endpoints", "show", "\udcff"],
+        ["endpoints", "update", "wh_1", "--event", "a.b", "--event", "\udcff"],
+        ["events", "publish", "a.b", "--data", "{}", "--external-id", "\udcff"],
+        ["events", "publish", "a.b", "--data", '{"a":"\udcff"}'],
+        ["keys", "create", "--service", "--name", "\udcff"],
+        ["keys", "list", "--organization", "\udcff"],
+        ["organizations", "pin", "\udcff", "none"],
         ["deliveries", "list", "--state", "lost"],
         ["deliveries", "list", "--limit", "0"],
         ["serve", "--set", "http.port"],
         ["serve", "--port", "many"],
         ["verify"],
     ],
-    ids=" ".join,
+    ids=lambda arguments: ascii(" ".join(arguments)),
 )
 def test_wrong_usage_ends_with_2_and_a_sentence_on_standard_error(arguments):
     result = run(*arguments)
@@ -104,3 +112,30 @@ def test_a_configuration_that_is_not_there_ends_with_1(tmp_path):
         result = run(*arguments, **environment)
         assert result.exit_code == 1
         assert "none.toml cannot be read" in result.stderr
+
+
+def test_what_is_not_text_is_named_by_its_option_and_makes_no_store(tmp_path):
+    """The bytes of an argument that are not UTF-8."""
+    store = tmp_path / "gateway.db"
+    result = run("keys", "create", "--service", "--name", "\udcff", GATEWAY_STORE__URL=f"sqlite:///{store}")
+    assert "Invalid value for '--name': it is not text in UTF-8." in result.stderr
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("keys create", "needed with --organization"),
+        ("keys create", "or --service is given"),
+        ("keys list", "Only this organization's"),
+        ("deliveries list", "live when absent"),
+    ],
+)
+def test_the_help_says_when_organization_and_mode_are_needed(command, words):
+    assert words in " ".join(run(*command.split(), "--help").stdout.split())
+
+
+def test_the_help_says_no_more_than_that():
+    """A new key has no mode by default, and a list of keys needs no organization."""
+    assert "live when absent" not in " ".join(run("keys", "create", "--help").stdout.split())
+    assert "Needed unless" not in " ".join(run("keys", "list", "--help").stdout.split())

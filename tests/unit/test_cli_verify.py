@@ -149,3 +149,14 @@ def test_without_a_secret_it_is_wrong_usage_and_the_secret_is_never_shown():
     assert verify(given=headers(), secret=None).exit_code == 2
     for given in (headers(), headers(X_Commet_Signature="0")):
         assert SECRET.removeprefix("whsec_") not in verify(given=given).output
+
+
+def test_a_secret_that_is_not_text_is_wrong_usage(tmp_path):
+    file = tmp_path / "secret"
+    file.write_bytes(b"\xff\xfe\x00")
+    result = verify("--secret-file", str(file), given=headers(), secret=None)
+    assert result.exit_code == 2
+    assert f"{file} holds no secret: it is not text" in result.stderr
+    result = verify(given=headers(), secret="whsec_\udcff")
+    assert result.exit_code == 2
+    assert "it is not text in UTF-8" in result.stderr

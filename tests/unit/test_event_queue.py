@@ -79,9 +79,9 @@ async def test_a_publication_is_taken_whole_or_not_at_all():
         queue.put(publication(*(of(name) for name in "abcde")))
     with pytest.raises(QueueFull):
         queue.put(publication(of("a"), of("a"), of("a")))
-    assert (queue.depth, len(queue)) == (0, 0)
+    assert (queue.depth, bool(queue)) == (0, False)
     queue.put(publication(of("a"), of("a"), of("b"), of("b")))
-    assert (queue.depth, len(queue)) == (4, 4)
+    assert (queue.depth, bool(queue)) == (4, True)
 
 
 async def test_events_come_out_in_order():
@@ -94,6 +94,27 @@ async def test_events_come_out_in_order():
     assert queue.depth == 3
 
 
+async def test_organizations_take_turns():
+    """One that publishes much at once does not stand before the others, and each one's own events stay in order."""
+    queue = EventQueue(Intake())
+    greedy, modest, late = (
+        publication(*(of("greedy") for _ in range(4))),
+        publication(of("modest"), of("modest")),
+        publication(of("late")),
+    )
+    for waiting in (greedy, modest, late):
+        queue.put(waiting)
+    assert [queue.take() for _ in range(7)] == [
+        (greedy, 0),
+        (modest, 0),
+        (late, 0),
+        (greedy, 1),
+        (modest, 1),
+        (greedy, 2),
+        (greedy, 3),
+    ]
+
+
 async def test_what_nobody_waits_for_is_dropped_with_its_share():
     """Events of a publisher that went away are not handed out, and free their room in both bounds."""
     queue = EventQueue(Intake(max_queue=4, max_queue_bytes=100))
@@ -101,7 +122,7 @@ async def test_what_nobody_waits_for_is_dropped_with_its_share():
     queue.put(gone)
     queue.put(waiting)
     gone.done.cancel()
-    assert queue.take() == (waiting, 0)
+    assert [queue.take(), queue.take()] == [(waiting, 0), None]
     assert queue.depth == 1
     fill(queue, "a", 2, size=25)
 

@@ -116,12 +116,24 @@ def test_a_retry_by_hand_may_deliver_or_find_the_endpoint_gone():
 
 @pytest.mark.parametrize(
     "answer",
-    [*REFUSALS, *ERRORS, status(410), failure(AttemptError.INTERRUPTED)],
+    [*REFUSALS, *ERRORS, status(410)],
     ids=lambda answer: str(answer.status or answer.error),
 )
 def test_a_test_is_never_retried(answer: Answer):
     """A test that is not answered 2xx has failed, and says nothing about its endpoint."""
     assert verdict(answer, due(trigger=DeliveryTrigger.TEST)) == Verdict(DeliveryState.FAILED, Reason.TEST_FAILED)
+
+
+def test_a_test_that_is_cut_off_says_so():
+    """The gateway stopped: that is no failure of the endpoint."""
+    answer = failure(AttemptError.INTERRUPTED)
+    assert verdict(answer, due(trigger=DeliveryTrigger.TEST)) == Verdict(DeliveryState.FAILED, Reason.INTERRUPTED)
+
+
+def test_a_retry_of_a_test_finds_no_endpoint_gone():
+    """A 410 disables on any attempt but a test's, and a retry by hand of one is still that."""
+    retried = verdict(status(410), due(trigger=DeliveryTrigger.TEST, retry_id="whrt_1"))
+    assert retried == Verdict(DeliveryState.PENDING, counts=False)
 
 
 def test_a_test_may_succeed():

@@ -166,8 +166,8 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("url", "socket", "store_path", "socket_path"),
     [
-        ("sqlite:///var/gateway.db", "", "var/gateway.db", "var/gateway.sock"),
-        ("sqlite:////srv/hooks/one.db", "", "/srv/hooks/one.db", "/srv/hooks/gateway.sock"),
+        ("sqlite:///var/gateway.db", "", "var/gateway.db", "var/gateway.db.sock"),
+        ("sqlite:////srv/hooks/one.db", "", "/srv/hooks/one.db", "/srv/hooks/one.db.sock"),
         ("sqlite:///one.db", "/run/gateway.sock", "one.db", "/run/gateway.sock"),
     ],
 )

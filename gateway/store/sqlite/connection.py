@@ -69,6 +69,19 @@ class Connection(aiosqlite.Connection):
         counts: list[int] = await self._execute(_run, self._conn, statements)  # type: ignore[no-untyped-call]
         return counts
 
+    async def snapshot(self, statements: Sequence[Statement]) -> list[list[Any]]:
+        """The rows of each of *statements*, read in one transaction."""
+        found: list[list[Any]] = await self._execute(_snapshot, self._conn, statements)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _snapshot(connection: sqlite3.Connection, statements: Sequence[Statement]) -> list[list[Any]]:
+    connection.execute("BEGIN")
+    try:
+        return [connection.execute(sql, parameters).fetchall() for sql, parameters in statements]
+    finally:
+        connection.rollback()
+
 
 def _run(connection: sqlite3.Connection, statements: Sequence[Statement]) -> list[int]:
     try:
@@ -109,7 +122,7 @@ async def _open(path: Path, pragmas: str) -> Connection:
 class Reader:
     """A reading connection whose reads end after READ_SECONDS. One caller at a time."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._deadline = 0.0
 
@@ -122,6 +135,12 @@ class Reader:
         self._deadline = time.monotonic() + READ_SECONDS
         with translated():
             return list(await self._connection.execute_fetchall(sql, parameters))
+
+    async def snapshot(self, statements: Sequence[Statement]) -> list[list[Any]]:
+        """The rows of each of *statements*, all as of the same moment. Raises StoreUnavailable, also when it took too long."""
+        self._deadline = time.monotonic() + READ_SECONDS
+        with translated():
+            return await self._connection.snapshot(statements)
 
     async def close(self) -> None:
         """Closes the connection."""

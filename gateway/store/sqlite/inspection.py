@@ -1,5 +1,6 @@
 """A look at the file that changes nothing, for `gateway check`."""
 
+import contextlib
 from pathlib import Path
 
 import msgspec
@@ -19,12 +20,24 @@ class Inspection(msgspec.Struct, frozen=True):
     damage: str | None  # what SQLite's quick check found first; None also when it did not finish within a read's second
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file *path*. Raises StoreUnavailable when this process may not know."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise StoreUnavailable(f"the store {path} cannot be looked for: {error.strerror}") from error
+
+
 async def look_at(path: Path) -> Inspection:
     """The state of the store in the file *path*, which exists. Holds the file's lock meanwhile.
 
     Raises StoreLocked, SchemaMismatch, StoreUnavailable.
     """
-    with FileLock(path):
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(FileLock(path))
+        except OSError as error:
+            raise StoreUnavailable(f"the store {path} cannot be opened: {error.strerror}") from error
         reader = await open_reader(path)
         try:
             has_table = await reader.rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'", {})

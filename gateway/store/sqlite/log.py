@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from msgspec.structs import asdict
+
 from gateway import ids
 from gateway.clock import Timestamp
 from gateway.model import (
@@ -70,12 +72,17 @@ class SqliteLog:
     # Lists
 
     async def _page(
-        self, name: str, parameters: dict[str, Any], limit: int, build: Callable[[rows.Row], T], id_of: Callable[[T], str]
+        self,
+        name: str,
+        parameters: dict[str, Any],
+        limit: int,
+        build: Callable[[rows.Row], T],
+        id_of: Callable[[T], str],
+        *,
+        is_filtered: bool = False,
     ) -> Page[T]:
-        """A page of the statement *name*, whose walk is bounded by SCAN_LIMIT rows when it is filtered."""
-        # Without a filter nothing is passed over, so there is no need to walk further than the page.
-        filters = parameters.keys() & {"type", "endpoint_id", "event_id", "event_type", "state"}
-        is_filtered = any(parameters[filter_name] is not None for filter_name in filters)
+        """A page of the statement *name*, whose walk is bounded by SCAN_LIMIT rows when it *is_filtered*. Without a filter
+        nothing is passed over, so there is no need to walk further than the page."""
         scan, end = limit + 1, None
         if is_filtered:
             # Looked up first and kept to: rows that are added in between make the pages neither skip nor repeat any.
@@ -91,26 +98,18 @@ class SqliteLog:
         return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
-        parameters = {
-            **rows.tenant_parameters(tenant),
-            **_bounds(ids.EVENT, below, only.since, only.until),
-            "type": only.type,
-        }
+        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.EVENT, below, only.since, only.until)}
         if only.external_id is not None:
             found = await self._rows("events_of_external_id", {**parameters, "external_id": only.external_id})
             return Page([rows.event(row) for row in found], None)
-        return await self._page("events", parameters, limit, rows.event, lambda event: event.id)
+        is_filtered = _is_filtered(only)
+        return await self._page("events", parameters, limit, rows.event, lambda event: event.id, is_filtered=is_filtered)
 
     async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
-        parameters = {
-            **rows.tenant_parameters(tenant),
-            **_bounds(ids.DELIVERY, below, only.since, only.until),
-            "endpoint_id": only.endpoint_id,
-            "event_id": only.event_id,
-            "event_type": only.event_type,
-            "state": only.state,
-        }
-        return await self._page(_narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id)
+        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.DELIVERY, below, only.since, only.until)}
+        return await self._page(
+            _narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id, is_filtered=_is_filtered(only)
+        )
 
     async def keys(self, tenant: Tenant | None, *, below: str | None, limit: int) -> Page[ApiKey]:
         name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
@@ -131,9 +130,15 @@ class SqliteLog:
         row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
         return row and rows.delivery(row)
 
-    async def attempts(self, tenant: Tenant, delivery_id: str) -> Sequence[Attempt]:
-        found = await self._rows("attempts", {**rows.tenant_parameters(tenant), "delivery_id": delivery_id})
-        return [rows.attempt(row) for row in found]
+    async def delivery_with_attempts(self, tenant: Tenant, delivery_id: str) -> tuple[Delivery, Sequence[Attempt]] | None:
+        parameters = rows.tenant_parameters(tenant)
+        statements = [
+            (self._sql["delivery"], {**parameters, "id": delivery_id}),
+            (self._sql["attempts"], {**parameters, "delivery_id": delivery_id}),
+        ]
+        async with self._reader() as reader:
+            found, attempts = await _to_the_end(asyncio.ensure_future(reader.snapshot(statements)))
+        return (rows.delivery(found[0]), [rows.attempt(row) for row in reversed(attempts)]) if found else None
 
     async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
         found = await self._rows("revisions", {**rows.tenant_parameters(tenant), "after": after, "limit": limit})
@@ -152,14 +157,16 @@ class SqliteLog:
     async def cursor_key(self) -> bytes:
         return bytes((await self._one("meta", {"name": "cursor_key"}))[0])
 
-    async def check(self) -> None:
-        await self._rows("meta", {"name": "cursor_key"})
-
 
 def _bounds(prefix: str, below: str | None, since: Timestamp | None, until: Timestamp | None) -> dict[str, object]:
     """A span of time as a span of ids, since ids tell the time of making."""
     top = _ABOVE_ALL if until is None else ids.floor(prefix, until)
     return {"below": min(top, below or _ABOVE_ALL), "since": "" if since is None else ids.floor(prefix, since)}
+
+
+def _is_filtered(only: EventFilter | DeliveryFilter) -> bool:
+    """Whether rows are passed over; a span of time passes over none, since it bounds the walk itself."""
+    return any(value is not None for name, value in asdict(only).items() if name not in {"since", "until"})
 
 
 def _narrowest(only: DeliveryFilter) -> str:

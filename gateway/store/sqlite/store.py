@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant
@@ -19,6 +20,8 @@ from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
 from gateway.store.sqlite.log import SqliteLog
 from gateway.store.sqlite.transaction import ExpiryCursor, SqliteTransaction
+
+log = structlog.get_logger()
 
 DIALECT = "sqlite"
 _REOPEN_SECONDS = 0.25
@@ -127,12 +130,16 @@ class SqliteStore(SqliteLog):
             self._batch += 1
 
     async def _was_committed(self, batch: int) -> bool:
-        """Whether a commit that ended in an error took effect. Asks a fresh connection until there is an answer:
-        nobody may be told anything before."""
+        """Whether a commit that ended in an error took effect. Asks until there is an answer: nobody may be told anything
+        before. A fresh connection knows; when none can be opened (on a full disk, say), a reader that is open does, too."""
         while True:
             await self._close_writer()
             with contextlib.suppress(StoreUnavailable):
                 return await self._last_batch() == batch
+            with contextlib.suppress(StoreUnavailable):
+                ((last,),) = await self._rows("meta", {"name": "last_batch"})
+                return int(last) == batch
+            log.error("store.in_doubt", batch=batch)
             await asyncio.sleep(_REOPEN_SECONDS)
 
     # Claims

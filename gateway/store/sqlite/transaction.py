@@ -218,6 +218,9 @@ class SqliteTransaction:
         ]
         if retries:
             self._write_each("remove_retry", retries)
+        delivered = [(result.due.id,) for result in results if _ends_retries(result)]
+        if delivered:
+            self._write_each("remove_retries_of", delivered)
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
         row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
@@ -287,6 +290,13 @@ class SqliteTransaction:
 
     async def forget_answers(self, expired_before: Timestamp, *, limit: int) -> int:
         return await self._write_now("forget_answers", {"expired_before": expired_before, "limit": limit})
+
+
+def _ends_retries(result: Result) -> bool:
+    """Whether retries by hand that still wait for this delivery are pointless. A first attempt has none before it: they
+    are asked for by those who have seen it fail."""
+    is_later = result.attempt.number > 1 or result.due.retry_id is not None
+    return is_later and result.verdict.state is DeliveryState.DELIVERED
 
 
 class ExpiryCursor:

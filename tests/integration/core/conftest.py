@@ -199,7 +199,9 @@ class Node:
         return dict(Counter(delivery.state for delivery in await self.deliveries(**only)))
 
     async def attempts(self, delivery: Delivery) -> Sequence[Attempt]:
-        return await self.store.attempts(delivery.tenant, delivery.id)
+        found = await self.store.delivery_with_attempts(delivery.tenant, delivery.id)
+        assert found is not None
+        return found[1]
 
     async def endpoint(self, endpoint: Endpoint) -> Endpoint:
         found = await self.store.endpoint(endpoint.tenant, endpoint.id)

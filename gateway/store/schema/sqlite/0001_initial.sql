@@ -106,7 +106,8 @@ SELECT
     THEN CASE WHEN e.deleted_at IS NULL THEN 'endpoint_disabled' ELSE 'endpoint_deleted' END
     ELSE d.reason END AS reason,
   d."trigger", d.activation, d.api_version, d.attempt_count, d.scheduled_count,
-  CASE WHEN d.activation < e.activation THEN NULL ELSE d.due_at END AS due_at,
+  -- Not before its endpoint's pause ends.
+  CASE WHEN d.activation < e.activation THEN NULL ELSE MAX(d.due_at, COALESCE(e.paused_until, 0)) END AS due_at,
   d.last_status, d.last_error, d.created_at,
   CASE WHEN d.due_at IS NOT NULL AND d.activation < e.activation THEN e.deactivated_at ELSE d.finished_at END AS finished_at
 FROM deliveries AS d CROSS JOIN endpoints AS e ON e.id = d.endpoint_id;

@@ -13,7 +13,8 @@ VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]];
 -- From any state: what was answered 2xx is delivered.
 UPDATE deliveries SET
   attempt_count = result.column4, scheduled_count = scheduled_count + result.column5, last_status = result.column6,
-  last_error = NULL, state = 'delivered', reason = NULL, due_at = NULL, finished_at = result.column7
+  last_error = NULL, state = 'delivered', reason = NULL, due_at = NULL,
+  finished_at = CASE WHEN state = 'delivered' THEN finished_at ELSE result.column7 END
 FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?)]]) AS result
 WHERE organization_id = result.column1 AND mode = result.column2 AND id = result.column3;
 
@@ -35,6 +36,10 @@ WHERE deliveries.organization_id = column1 AND deliveries.mode = column2 AND del
 
 -- name: remove_retry
 DELETE FROM retries WHERE id = ?;
+
+-- name: remove_retries_of
+-- What is delivered is not sent again for retries that were asked for before.
+DELETE FROM retries WHERE delivery_id = ?;
 
 -- name: add_retry
 INSERT INTO retries (id, organization_id, mode, endpoint_id, delivery_id)
@@ -104,7 +109,7 @@ SELECT delivery_id, number, "trigger", started_at, duration_ms, status, error, e
   response_headers, response_body
 FROM attempts
 WHERE organization_id = :organization_id AND mode = :mode AND delivery_id = :delivery_id
-ORDER BY number LIMIT 1000;
+ORDER BY number DESC LIMIT 1000;
 
 -- name: claim_first
 SELECT d.id, d.event_id, d.api_version, d.activation, d.attempt_count, d.scheduled_count, d.due_at, d.created_at, NULL, d."trigger",
