@@ -36,7 +36,7 @@ _LINE = re.compile(r"\n +b'(?P<method>[!#$%&*+.^_`|~0-9A-Za-z-]+) (?P<path>/(?!/
 
 
 class ApiRunner(web.AppRunner):
-    """Runs an application of `build_application`. Bodies reach it as they were sent, and cancel nothing when they end early."""
+    """Runs an application of `build_application`, which gets bodies as they were sent."""
 
     def __init__(self, application: web.Application, **settings: Any) -> None:
         # Unpacking is for who knows the limit of the body, and whether it is wanted at all.
@@ -102,7 +102,7 @@ class _Connection(web.RequestHandler):
 
 
 def _unknown_method(error: BaseException) -> tuple[str, URL] | None:
-    """The method and the URL of a request whose method alone the parser does not know: the application has a 404 or 405 for it."""
+    """The method and the URL of a request whose method alone is wrong: the application has a 404 or 405 for it."""
     found = _LINE.search(error.message) if isinstance(error, BadHttpMethod) else None
     # Where bytes came before those that the parser quotes, a method may seem to be another one. A known one never is.
     if found is None or found["method"] in hdrs.METH_ALL:

@@ -65,7 +65,7 @@ class Pipeline:
             has_query = bool(request.rel_url.raw_query_string)
             parameters = Parameters(request.query if has_query else _NO_QUERY, faults)
             tenant = principal.tenant
-            if has_query or tenant is None:
+            if has_query or (tenant is None and operation.tenant_in is not TenantIn.BODY):
                 tenant = _named_tenant(operation, principal, parameters, faults)
             if tenant is not None and version is None and organization_id is None:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)

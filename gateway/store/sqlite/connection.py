@@ -149,14 +149,18 @@ class Reader:
 
 
 class FileLock:
-    """Keeps a second process from the same file for as long as this one lives."""
+    """Keeps a second process from the same file for as long as this one lives. With *makes_file* false, a lock that nobody
+    has ever held is left unmade: it would belong to whoever only looks."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, makes_file: bool = True) -> None:
         self._path = path.with_name(path.name + ".lock")
+        self._makes_file = makes_file
         self._file: int | None = None
 
     def __enter__(self) -> Self:
         """Raises StoreLocked."""
+        if not self._makes_file and not self._path.exists():
+            return self
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,7 +35,7 @@ async def look_at(path: Path) -> Inspection:
     """
     with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(FileLock(path))
+            lock.enter_context(FileLock(path, makes_file=False))
         except OSError as error:
             raise StoreUnavailable(f"the store {path} cannot be opened: {error.strerror}") from error
         reader = await open_reader(path)

@@ -13,6 +13,7 @@ from aiohttp.web import AppRunner
 
 from gateway import ids
 from gateway.api.auth import Authenticator, Principal
+from gateway.api.http_server import ApiRunner
 from gateway.api.server import ApiParts, build_application
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
@@ -33,10 +34,10 @@ CURRENT = "2026-08-27"
 
 
 class PatientServer(TestServer):
-    """A test server that, as the gateway's own, cancels no handler because its client has gone."""
+    """A test server that, as the gateway's own, speaks of bad HTTP in JSON and cancels no handler because its client has gone."""
 
     async def _make_runner(self, **kwargs: Any) -> AppRunner:
-        return AppRunner(self.app, **{**kwargs, "handler_cancellation": False})
+        return ApiRunner(self.app, **{**kwargs, "handler_cancellation": False})
 
 
 class Api:

@@ -45,6 +45,7 @@ async def test_a_delivery_shows_what_was_sent_and_answered(api: Api):
     shown = await api.json("GET", f"/deliveries/{listed['id']}")
     assert (shown["state"], shown["reason"], shown["lastStatus"]) == ("failed", "attempts_exhausted", 503)
     assert shown["nextAttemptAt"] is None
+    await api.json("GET", "/deliveries/whdl_none", status=404)
     assert shown["apiVersion"] == "2026-07-24"
     assert json.loads(shown["body"])["data"] == {"text": "é"}
     assert shown["attempts"] == [

@@ -71,6 +71,11 @@ async def test_a_timestamp_is_a_date_and_a_time(api: Api, timestamp: str):
 async def test_null_is_as_good_as_absent(api: Api):
     """For what may be absent; `data` may not."""
     await api.publish(timestamp=None, externalId=None, organizationId=None, mode=None)
+    await api.publish(events=None)
+    error = (await api.json("POST", "/events", {"event": "a.b", "events": None, "mode": None}, status=400))["error"]
+    assert error["param"] == "data"
+    error = (await api.json("POST", "/events", {"event": 5, "data": {}, "events": None}, status=400))["error"]
+    assert error["param"] == "event"
     await api.json("POST", "/events", {"event": "a.b", "data": None}, status=400)
     await api.json("POST", "/events", {"event": None, "data": {}}, status=400)
 
@@ -140,6 +145,30 @@ async def test_a_service_key_names_the_tenant_in_the_body(api: Api):
     assert answer["data"][2]["error"]["param"] == "organizationId"
     error = (await api.json("POST", "/events", {"event": "a.b", "data": {}}, key=service, status=400))["error"]
     assert error["param"] == "organizationId"
+
+
+@pytest.mark.parametrize("query", ["organizationId=one", "mode=sandbox", "organizationId=one&mode=sandbox", "mode=odd", "mode="])
+async def test_a_tenant_named_in_the_query_of_a_publish_is_a_400(api: Api, query: str):
+    """It is not let pass, as the event would then go to another tenant than its publisher thinks."""
+    service = await api.make_key(None)
+    event = {"event": "a.b", "data": {}, "organizationId": "one"}
+    named = {part.partition("=")[0] for part in query.split("&")}
+    for body in (event, {"events": [event]}, {"event": "a.b", "data": {}}):
+        error = (await api.json("POST", f"/events?{query}", body, key=service, status=400))["error"]
+        assert {detail["field"] for detail in error["details"]} - named <= {"organizationId"}
+        assert "must be named in the body here, not in the query" in {detail["message"] for detail in error["details"]}
+    error = (await api.json("POST", f"/keys?{query}", {"organizationId": "one"}, key=service, status=400))["error"]
+    assert {detail["field"] for detail in error["details"]} == named
+    assert (await api.json("GET", "/events?organizationId=one", key=service))["data"] == []
+
+
+async def test_a_fault_of_a_batch_names_its_field_once(tmp_path: Path):
+    """In the message as well, whatever the kind of refusal."""
+    async with serve(tmp_path, Settings(events=Events(max_data_bytes=20))) as api:
+        large = {"event": "a.b", "data": {"text": "x" * 20}}
+        error = (await api.json("POST", "/events", {"events": [large]}, status=400))["error"]
+        assert error["message"] == "events[0].data has 31 bytes; the limit is 20"
+        assert error["details"] == [{"field": "events[0].data", "message": "has 31 bytes; the limit is 20"}]
 
 
 async def test_lists_filter(api: Api):

@@ -53,6 +53,10 @@ async def test_a_restricted_key_shows_its_permissions(api: Api):
         ({"expiresInDays": True}, "expiresInDays"),
         ({"expiresInDays": 10**30}, "expiresInDays"),
         ({"service": "yes"}, "service"),
+        ({"mode": 5}, "mode"),
+        ({"mode": "prod"}, "mode"),
+        ({"organizationId": 5}, "organizationId"),
+        ({"organizationId": {}}, "organizationId"),
     ],
 )
 async def test_a_bad_value_is_a_400(api: Api, body: dict[str, object], field: str):

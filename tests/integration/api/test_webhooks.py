@@ -41,6 +41,16 @@ async def test_put_and_patch_change_only_what_is_given(api: Api):
     assert (changed["isActive"], changed["description"], changed["apiVersion"]) == (True, None, None)
 
 
+async def test_an_empty_description_is_a_description(api: Api):
+    """Kept as it was given, on create as on update; only null is none."""
+    made = await api.create_webhook(description="")
+    assert made["description"] == ""
+    path = f"/webhooks/{made['id']}"
+    assert (await api.json("PATCH", path, {"description": None}))["description"] is None
+    assert (await api.json("PATCH", path, {"description": ""}))["description"] == ""
+    assert (await api.json("GET", path))["description"] == ""
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b"  "])
 async def test_an_empty_update_changes_nothing(api: Api, data: bytes):
     """An empty or absent body is answered with the webhook as it is."""

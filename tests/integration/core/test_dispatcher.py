@@ -222,6 +222,23 @@ async def test_a_new_url_ends_the_pause(node: Node):
     assert len(node.sender.to(OTHER)) == 1
 
 
+@pytest.mark.parametrize("turned", [{"url": OTHER}, {"is_active": False}], ids=["another url", "enabled again"])
+async def test_what_the_old_receiver_asks_for_does_not_pause_the_new_one(node: Node, turned: dict[str, object]):
+    """An attempt that was under way when its endpoint changed, or was disabled and enabled, pauses nothing by its answer."""
+    node.sender.script(URL, hold(status(503, retry_after="3600")), ok())
+    made = await node.create()
+    await node.publish()
+    await node.quiet()
+    await node.update(made, **turned)
+    await node.update(made, is_active=True)
+    node.sender.release()
+    await node.quiet()
+    assert (await node.endpoint(made)).paused_until is None
+    (fresh,) = await node.publish()
+    await node.quiet()
+    assert [request.event_id for request in node.sender.requests[1:]] == [fresh.id]
+
+
 async def test_enabling_ends_the_pause(node: Node):
     """An endpoint that was disabled and enabled gets new events at once, whatever it had asked for before."""
     node.sender.script(URL, status(429, retry_after="3600"), ok())
@@ -1023,6 +1040,7 @@ async def test_an_interrupted_attempt_is_made_again(store: SqliteStore):
         events = await node.publish(3)
         await node.quiet()
         assert sender.held_requests == 2
+        clock.advance(SECOND)
         node.dispatcher.stop()
         node.dispatcher.interrupt()
     sender.script(URL, ok())
@@ -1034,6 +1052,9 @@ async def test_an_interrupted_attempt_is_made_again(store: SqliteStore):
         assert await node.states() == {DELIVERED: 3}
         attempts = await node.attempts((await node.deliveries())[0])
         assert [attempt.error for attempt in attempts] == [AttemptError.INTERRUPTED, None]
+        # What had been sent when it was cut off is on record, with the time that it had taken.
+        assert (attempts[0].started_at, attempts[0].duration_ms) == (START, SECOND)
+        assert b"webhook-signature" in attempts[0].request_headers
         assert (await node.deliveries())[0].scheduled_count == 1
 
 

@@ -3,10 +3,11 @@
 import pytest
 from msgspec.structs import replace
 
-from gateway.api.auth import OPERATOR, Authenticator, Principal, is_organization_id, tenant_of
+from gateway.api.auth import OPERATOR, Authenticator, Principal, tenant_of
 from gateway.api.problems import Fault, Problem
 from gateway.model import ApiKey, Mode, Tenant
 from gateway.registry.keys import make_key
+from gateway.registry.organizations import is_organization_id
 
 LIVE = Tenant("acme", Mode.LIVE)
 

@@ -1,5 +1,7 @@
 """Cursors."""
 
+import string
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +51,18 @@ def test_what_was_made_up_does_not_open(text: str):
     """Any text but a sealed one."""
     with pytest.raises(ValueError, match="not a cursor"):
         CURSORS.open(b"list", text)
+
+
+@pytest.mark.parametrize("place", ["whev_1", "whev_12", "whev_123"])
+def test_a_cursor_has_one_spelling(place: str):
+    """Not padded, with no other last character, nor in the other alphabet of base64."""
+    cursor = CURSORS.seal(b"list", place)
+    assert cursor is not None
+    alphabet = string.ascii_letters + string.digits + "-_+/"
+    spellings = {cursor[:-1] + last for last in alphabet} | {cursor + "=" * count for count in range(1, 5)}
+    for text in (spellings | {cursor.replace("-", "+").replace("_", "/") + "="}) - {cursor}:
+        with pytest.raises(ValueError, match="not a cursor"):
+            CURSORS.open(b"list", text)
 
 
 def test_another_gateways_cursor_does_not_open():

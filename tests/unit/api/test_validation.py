@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from gateway.api.problems import Fault, Problem
+from gateway.api.problems import INVALID_JSON, Fault, Problem
 from gateway.api.validation import Body, WebhookRules, read_timestamp
 from gateway.egress.addresses import AddressGuard
 from gateway.publishing.event_types import Catalogue
@@ -189,6 +189,32 @@ def test_a_body_is_an_object(raw: bytes):
     with pytest.raises(Problem) as problem:
         Body(raw, [], null_is_absent=False)
     assert problem.value.faults == [("body", "must be a JSON object")]
+
+
+@pytest.mark.parametrize("raw", [b"[[[[", b"[" * 100_000, b"[1e999,", b'"x" y', b"[1,]", b'{"a":1}}', b"nul"])
+def test_what_is_no_json_is_no_json_whatever_its_form(raw: bytes):
+    """Though its beginning already shows that it is no object."""
+    with pytest.raises(Problem) as problem:
+        Body(raw, [], null_is_absent=False)
+    assert problem.value.kind is INVALID_JSON
+
+
+@pytest.mark.parametrize(
+    ("raw", "is_half"),
+    [
+        (rb'{"a":"\\ud800"', False),
+        (rb'{"a":"\ud83d\ude00"', False),
+        (rb'{"a":"\ud800"}', True),
+        (rb'{"a":"x\uDFFFy"}', True),
+        (rb'{"a":"\\\ud83d\ud83d\ude00"}', True),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_named(raw: bytes, is_half: bool):  # noqa: FBT001 - a column of the table
+    """Rather than that the body is cut off, which it is not."""
+    with pytest.raises(Problem) as problem:
+        Body(raw, [], null_is_absent=False)
+    assert problem.value.kind is INVALID_JSON
+    assert ("half of a surrogate pair" in problem.value.message) is is_half
 
 
 @given(raw=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: f'{{"url":{text}}}'.encode(errors="replace")))
