@@ -15,6 +15,7 @@ MAX_BATCH = 1_000
 MAX_TEXT = 1_000  # characters; what is too long for its meaning is refused by it
 
 _NOTHING = msgspec.Raw(b"")
+_NULL = memoryview(b"null")
 _STAND_IN = Tenant("organization", Mode.LIVE)
 
 
@@ -49,7 +50,7 @@ def read_draft(raw: bytes | msgspec.Raw, faults: list[Fault]) -> Draft:
             return Draft()
         raise
     else:
-        if draft.events is not UNSET and bytes(draft.events) == b"null":
+        if draft.events is not UNSET and memoryview(draft.events) == _NULL:
             draft.events = UNSET
         return draft
     draft = Draft(

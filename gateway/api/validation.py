@@ -22,7 +22,7 @@ MAX_DESCRIPTION = 500
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder()
-_SYNTAX = msgspec.json.Decoder(msgspec.Raw)
+_SYNTAX = msgspec.json.Decoder(msgspec.Raw)  # takes JSON of any form
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
@@ -41,8 +41,10 @@ def read_json(raw: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], 
     try:
         if isinstance(raw, bytes) and not raw.isascii():
             raw.decode()
-        return _decoded(raw, decode)
+        return decode(raw)
     except msgspec.ValidationError:
+        # Its form is wrong so far; whether it is JSON at all shows at its end.
+        read_json(raw, _SYNTAX.decode)
         raise
     except UnicodeDecodeError as error:
         raise Problem(INVALID_JSON, f"the body is not UTF-8 (byte {error.start})") from error
@@ -54,15 +56,6 @@ def read_json(raw: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], 
         raise Problem(INVALID_JSON, f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise Problem(INVALID_JSON, "the body is nested too deeply") from error
-
-
-def _decoded(raw: bytes | msgspec.Raw, decode: Callable[[bytes | msgspec.Raw], T]) -> T:
-    try:
-        return decode(raw)
-    except msgspec.ValidationError:
-        # Its form is wrong so far; whether it is JSON at all shows at its end.
-        _SYNTAX.decode(raw)
-        raise
 
 
 def is_blank(raw: bytes | msgspec.Raw) -> bool:

@@ -37,7 +37,7 @@ class PatientServer(TestServer):
     """A test server that, as the gateway's own, speaks of bad HTTP in JSON and cancels no handler because its client has gone."""
 
     async def _make_runner(self, **kwargs: Any) -> AppRunner:
-        return ApiRunner(self.app, **{**kwargs, "handler_cancellation": False})
+        return ApiRunner(self.app, **{**kwargs, "handler_cancellation": False, "access_log": None})
 
 
 class Api:

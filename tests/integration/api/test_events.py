@@ -167,8 +167,8 @@ async def test_a_fault_of_a_batch_names_its_field_once(tmp_path: Path):
     async with serve(tmp_path, Settings(events=Events(max_data_bytes=20))) as api:
         large = {"event": "a.b", "data": {"text": "x" * 20}}
         error = (await api.json("POST", "/events", {"events": [large]}, status=400))["error"]
-        assert error["message"] == "events[0].data has 31 bytes; the limit is 20"
-        assert error["details"] == [{"field": "events[0].data", "message": "has 31 bytes; the limit is 20"}]
+        assert error["message"] == "events[0].data has 32 bytes; the limit is 20"
+        assert error["details"] == [{"field": "events[0].data", "message": "has 32 bytes; the limit is 20"}]
 
 
 async def test_lists_filter(api: Api):
