@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -77,23 +78,10 @@ class SystemClock:
                     await event.wait()
 
 
+@functools.lru_cache(maxsize=1_024)
 def isoformat(at: Timestamp) -> str:
     """*at* as ISO 8601 in UTC with milliseconds and `Z`: `2026-03-25T14:30:00.000Z`."""
-    seconds, milliseconds = divmod(at, 1_000)
-    return f"{_second_text(seconds)}.{milliseconds:03d}Z"
-
-
-_last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
-
-
-def _second_text(seconds: int) -> str:
-    """The part of the text up to the second, remembered: most timestamps of a moment share it."""
-    global _last_second  # noqa: PLW0603 - a memo of one entry, on the path of every delivery
-    known, text = _last_second
-    if known != seconds:
-        text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
-        _last_second = (seconds, text)
-    return text
+    return (_EPOCH + timedelta(milliseconds=at)).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_timestamp(text: str) -> Timestamp:

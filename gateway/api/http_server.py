@@ -1,6 +1,7 @@
 """The HTTP server. aiohttp's own, but that what is no HTTP is refused as everything else is: as a problem, with a request
 id, and without a word of the client's in the log."""
 
+import functools
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -48,11 +49,11 @@ class ApiRunner(web.AppRunner):
 
 
 class _Server(web.Server):
-    """As *made*, but with connections of our own."""
+    """As *made*, but with the boundary round every request, and with connections of our own."""
 
     def __init__(self, made: web.Server, boundary: Boundary) -> None:
         super().__init__(
-            made.request_handler,
+            functools.partial(boundary.answer, handler=made.request_handler),
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
             **made._kwargs,  # noqa: SLF001 - aiohttp has no other way to a protocol of one's own

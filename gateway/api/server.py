@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import HttpVersion11, hdrs, web
-from aiohttp.typedefs import Handler
 
 from gateway.api.auth import Principal
 from gateway.api.boundary import BOUNDARY, UNDER_WAY, Boundary, method_not_allowed
@@ -38,13 +37,8 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
     dialects = Dialects(parts.settings.api.versions, parts.pinned)
     boundary = Boundary(dialects=dialects, ids=parts.ids, clock=parts.clock, logs_each=parts.settings.log.level == "debug")
     pipeline = Pipeline(parts, dialects=dialects, authority=authority)
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await boundary.answer(request, handler)
-
-    application = web.Application(middlewares=[middleware])
-    application[BOUNDARY] = boundary
+    application = web.Application()
+    application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more
     application[UNDER_WAY] = boundary.under_way
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in operations(parts):

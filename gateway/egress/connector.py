@@ -9,9 +9,9 @@ import ssl
 from http import HTTPStatus
 from typing import Any, cast
 
-from aiohttp import AddrInfoType, ClientPayloadError, TCPConnector
+from aiohttp import AddrInfoType, ClientPayloadError, ClientRequest, TCPConnector
 from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import NEEDS_CLEANUP_CLOSED
+from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
@@ -184,6 +184,10 @@ class GuardedConnector(TCPConnector):
         )
         self._guard = guard
         self._factory = cast("functools.partial[ResponseHandler]", functools.partial(AnswerHandler, loop=self._loop))
+
+    async def idle(self, dial: ClientRequest) -> Connection | None:
+        """A connection that an earlier request has left, at once; None when there is none."""
+        return await self._get(dial.connection_key, [])
 
     def _make_socket(self, address: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, to = address
