@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway import ids
+from gateway.clock import MINUTE
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
@@ -288,3 +289,16 @@ async def node(store: SqliteStore) -> AsyncIterator[Node]:
     """A node with the default settings."""
     async with run_node(store) as running:
         yield running
+
+
+async def run_through_schedule(node: Node) -> None:
+    for minutes in (0, 1, 5, 15, 30, 60, 60, 60):
+        await node.advance(minutes * MINUTE)
+
+
+def differences(sent: Sequence[str], events: Sequence[AcceptedEvent]) -> list[tuple[str, int]]:
+    """Events that were not sent once, with how often they were; the first few."""
+    counts = Counter(sent)
+    expected = {event.id for event in events}
+    wrong = [(event_id, counts[event_id]) for event_id in expected if counts[event_id] != 1]
+    return [*wrong, *((event_id, count) for event_id, count in counts.items() if event_id not in expected)][:10]
