@@ -18,6 +18,9 @@ from gateway.errors import SettingsError
 
 KIB = 1024
 MIB = 1024 * KIB
+
+MAX_SOCKET_PATH = 107
+"""Bytes that the path of a Unix socket may have: sockaddr_un, unix(7)."""
 _TIB = 1024 * 1024 * MIB
 _YEAR_SECONDS = 366 * 24 * 3600
 

@@ -60,10 +60,6 @@ class UnderWay:
             await self._ended.wait()
 
 
-UNDER_WAY = web.AppKey("under_way", UnderWay)
-"""Where an application keeps its own."""
-
-
 class Boundary:
     """Every request passes here, also those of other parts and those that find no route.
 

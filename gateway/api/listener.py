@@ -10,13 +10,13 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from gateway.api.boundary import UNDER_WAY
+from gateway.api.boundary import BOUNDARY
 from gateway.api.http_server import ApiRunner
 from gateway.errors import SettingsError
+from gateway.settings import MAX_SOCKET_PATH
 
 log = structlog.get_logger()
 
-_MAX_SOCKET_PATH = 107  # bytes; sockaddr_un, unix(7)
 _BACKLOG = 1024
 _KEEPALIVE_SECONDS = 75.0
 _LAST_BYTES_SECONDS = 0.2  # that writing the last answers may take
@@ -43,8 +43,8 @@ def bind_unix(path: Path) -> socket.socket:
 
     Raises SettingsError, also when somebody listens there.
     """
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise SettingsError(f"http.socket: {path} is longer than {_MAX_SOCKET_PATH} bytes; set a shorter one")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise SettingsError(f"http.socket: {path} is longer than {MAX_SOCKET_PATH} bytes; set a shorter one")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)
     try:
@@ -94,7 +94,7 @@ async def listening(application: web.Application, listener: socket.socket, *, st
         finally:
             await site.stop()
             # Before the clean-up: from then on aiohttp drops what arrives, so that a body on its way would never end.
-            under_way = application[UNDER_WAY]
+            under_way = application[BOUNDARY].under_way
             try:
                 async with asyncio.timeout_at(stop_by()):
                     await under_way.finish()

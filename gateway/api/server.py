@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import HttpVersion11, hdrs, web
 
 from gateway.api.auth import Principal
-from gateway.api.boundary import BOUNDARY, UNDER_WAY, Boundary, method_not_allowed
+from gateway.api.boundary import BOUNDARY, Boundary, method_not_allowed
 from gateway.api.deliveries import Deliveries
 from gateway.api.dialects import Dialects
 from gateway.api.event_types import EventTypes
@@ -39,7 +39,6 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
     pipeline = Pipeline(parts, dialects=dialects, authority=authority)
     application = web.Application()
     application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more
-    application[UNDER_WAY] = boundary.under_way
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in operations(parts):
         by_path[operation.path][operation.method] = operation

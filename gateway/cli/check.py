@@ -16,9 +16,8 @@ import msgspec
 from gateway.cli.options import json_option, settings_options
 from gateway.cli.output import cell, print_json
 from gateway.errors import GatewayError
-from gateway.settings import Settings
+from gateway.settings import MAX_SOCKET_PATH, Settings
 
-_LONGEST_SOCKET_PATH = 107  # bytes; the system's limit
 _OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
 
 
@@ -103,10 +102,10 @@ def _catalogue_findings(settings: Settings) -> Iterator[Finding]:
 
 def machine_findings(settings: Settings) -> Iterator[Finding]:
     """What the settings ask of this machine."""
-    if len(os.fsencode(settings.socket_path)) > _LONGEST_SOCKET_PATH:
+    if len(os.fsencode(settings.socket_path)) > MAX_SOCKET_PATH:
         yield Finding(
             Weight.FAULT,
-            f"the path of the operators' socket, {settings.socket_path}, is longer than {_LONGEST_SOCKET_PATH} bytes; "
+            f"the path of the operators' socket, {settings.socket_path}, is longer than {MAX_SOCKET_PATH} bytes; "
             f"set http.socket to a shorter one",
         )
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -55,12 +55,16 @@ class HealthRecorder:
             await transaction.reset_failures(unharmed)
 
     async def _pause(self, transaction: Transaction, results: Sequence[Result]) -> None:
-        pauses = []
-        for result in results:
-            if result.verdict.pause_until is not None:
-                endpoint = await transaction.endpoint_by_id(result.due.endpoint_id)
-                if endpoint is not None and speaks_of(result, endpoint):
-                    pauses.append((endpoint.id, result.verdict.pause_until))
+        asked = [result for result in results if result.verdict.pause_until is not None]
+        ids = {result.due.endpoint_id for result in asked}
+        endpoints_now = {endpoint_id: await transaction.endpoint_by_id(endpoint_id) for endpoint_id in ids}
+        pauses = [
+            (endpoint.id, until)
+            for result in asked
+            if (endpoint := endpoints_now[result.due.endpoint_id]) is not None
+            and speaks_of(result, endpoint)
+            and (until := result.verdict.pause_until) is not None
+        ]
         if pauses:
             await transaction.pause_endpoints(pauses)
 

@@ -448,7 +448,10 @@ async def test_a_pruned_external_id_may_be_used_again(store: Store, to: Endpoint
     """An external id is taken for as long as its event is kept."""
     await add_deliveries(store, due(to, event(external_id="x")))
     await prune(store, START + 1)
-    await add_deliveries(store, due(to, event(external_id="x", at=START + 5)))
+    again = event(external_id="x", at=START + 5)
+    await add_deliveries(store, due(to, again))
+    async with store.transaction() as transaction:
+        assert await transaction.events_by_external_id([(tenant(), "x")]) == {(tenant(), "x"): again}
 
 
 # Lists

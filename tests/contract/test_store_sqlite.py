@@ -105,7 +105,7 @@ async def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path):
 async def test_folders_are_made(tmp_path: Path):
     """The folders of the file are made when they are missing."""
     async with SqliteStore.open(tmp_path / "a" / "b" / "gateway.db") as store:
-        await store.cursor_key()
+        assert await store.cursor_key()
 
 
 async def test_the_file_is_safe(path: Path):
