@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,7 +17,8 @@ from gateway.api.auth import OPERATOR, Authenticator, Principal
 from gateway.api.dialects import PinnedVersions
 from gateway.api.listener import bind_tcp, bind_unix, listening
 from gateway.api.server import ApiParts, build_application
-from gateway.clock import SystemClock
+from gateway.clock import SharedTime, SystemClock
+from gateway.cluster.member import Member
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
@@ -27,7 +29,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
 from gateway.errors import GatewayError
 from gateway.ids import IdMaker
-from gateway.model import AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Result, Tenant
+from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Node, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -35,29 +37,35 @@ from gateway.publishing.publisher import Publisher
 from gateway.publishing.writer import Writer
 from gateway.registry.endpoints import CreateEndpoint, new_endpoint
 from gateway.settings import Settings
-from gateway.store.protocol import Effects
-from gateway.store.sqlite import SqliteStore
+from gateway.store.backend import open_store
+from gateway.store.protocol import Cluster, Effects, News, Store
+from gateway.telemetry.metrics import Metrics
 from gateway.version import VERSION
 
 log = structlog.get_logger()
 
 _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
+_LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take at most
+_LEADERS_BUCKET = 0  # who holds it does what concerns the whole store
 
 
 class Gateway:
     """The gateway, open: it delivers, and takes events in process. `serve` adds HTTP."""
 
-    def __init__(self, settings: Settings, store: SqliteStore, sender: Sender, cursor_key: bytes) -> None:
+    def __init__(self, settings: Settings, store: Store, sender: Sender, cursor_key: bytes, shared_time: SharedTime) -> None:
         """Use `open`."""
         self.settings = settings
         self._store = store
-        self._clock = clock = SystemClock()
-        self._ids = IdMaker(clock)
+        self._clock = clock = SystemClock() if store.cluster is None else SystemClock(reference=shared_time)
+        # Ids tell the time, and sort: nodes make them by one clock.
+        self._ids = IdMaker(clock if store.cluster is None else SystemClock(wall=shared_time))
+        self._started_at = clock.now()
         catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
         current_version = settings.api.versions[-1]
+        self._queue = EventQueue(settings.intake)
         self._writer = Writer(
             store=store,
-            queue=EventQueue(settings.intake),
+            queue=self._queue,
             recorder=HealthRecorder(clock=clock, disable_after_failed_events=settings.delivery.disable_after_failed_events),
             fan_out=FanOut(ids=self._ids, current_version=current_version),
         )
@@ -76,11 +84,16 @@ class Gateway:
         self._dispatcher = Dispatcher(ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock)
         self._authenticator = Authenticator()
         self._pinned = PinnedVersions()
+        self._member = None if store.cluster is None else self._make_member(store.cluster, shared_time)
+        self._metrics = self._make_metrics()
         self._maintenance = Maintenance(
             changer=self._writer,
+            unswept=store.unswept_endpoints,
             clock=clock,
             retention_days=settings.retention.days,
+            test_seconds=2 * settings.delivery.timeout_seconds + _LONGEST_COMMITS_SECONDS,
             drain_used_keys=self._authenticator.drain_used,
+            leads=lambda: self._member is None or _LEADERS_BUCKET in self._member.standing.buckets,
         )
         self._parts = ApiParts(
             settings=settings,
@@ -98,9 +111,46 @@ class Gateway:
             keys=self._authenticator,
             pinned=self._pinned,
             readiness=self._readiness,
+            standing=self._standing,
+            look_for_news=None if self._member is None else self._member.look_now,
+            metrics=self._metrics.render,
         )
         self._is_stopping = False
         self._stop_by: float | None = None
+
+    def _make_member(self, cluster: Cluster, shared_time: SharedTime) -> Member:
+        return Member(
+            cluster=cluster,
+            intake=self._store,
+            holder=self._dispatcher,
+            clock=self._clock,
+            settings=self.settings.node,
+            listen=self.settings.store.listen,
+            make_node=self._make_node,
+            heard=self._heard,
+            reload=self._load,
+            tell_time=shared_time.tell,
+        )
+
+    def _make_node(self) -> Node:
+        name = self.settings.node.name or socket.gethostname()
+        return Node(self._ids.next(ids.NODE), name, VERSION, self._started_at)
+
+    def _make_metrics(self) -> Metrics:
+        metrics = Metrics(node={"name": self.settings.node.name or socket.gethostname(), "version": VERSION})
+        metrics.gauge("gateway_queue_events", "Events that wait for their commit.", lambda: self._queue.depth)
+        metrics.gauge("gateway_open_requests", "Attempts under way.", lambda: self._dispatcher.open_requests)
+        metrics.gauge("gateway_ready", "1 when requests should come here.", lambda: float(self._readiness() is None))
+        if (member := self._member) is not None:
+            metrics.gauge("gateway_buckets", "Buckets that this node holds.", lambda: len(member.standing.buckets))
+            metrics.gauge("gateway_nodes", "Nodes that this one sees, itself included.", lambda: len(member.standing.nodes))
+            metrics.gauge(
+                "gateway_lease_age_seconds",
+                "Since the last renewal of this node's leases that succeeded was sent.",
+                lambda: member.standing.lease_age_seconds,
+            )
+            metrics.gauge("gateway_evictions", "How often the others took this node for dead.", lambda: member.standing.evictions)
+        return metrics
 
     # In process
 
@@ -113,22 +163,24 @@ class Gateway:
         Raises SettingsError, StoreLocked, SchemaMismatch, StoreUnavailable.
         """
         async with (
-            SqliteStore.open(settings.store_path) as store,
+            open_store(settings) as store,
             Sender(
                 settings.egress,
                 timeout_seconds=settings.delivery.timeout_seconds,
                 user_agent=f"webhook-gateway/{VERSION}",
             ) as sender,
         ):
-            gateway = cls(settings, store, sender, await store.cursor_key())
+            shared_time = SharedTime()
+            if store.cluster is not None:
+                shared_time.tell((await store.cluster.view()).now)
+            gateway = cls(settings, store, sender, await store.cursor_key(), shared_time)
             async with gateway._running(deliver=deliver):
                 yield gateway
 
     @asynccontextmanager
     async def _running(self, *, deliver: bool) -> AsyncIterator[None]:
-        self._authenticator.load(await self._store.all_keys())
-        self._pinned.load(await self._store.organizations())
-        self._writer.listen(self._registry_changed)
+        await self._load()
+        self._writer.listen(self._committed)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(self._writer.run(), name="writer")
             delivering = maintaining = None
@@ -136,6 +188,8 @@ class Gateway:
                 await self._resume()
                 delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
                 maintaining = tasks.create_task(self._maintenance.run(), name="maintenance")
+                if self._member is not None:
+                    tasks.create_task(self._member.run(), name="member")
             try:
                 yield
             finally:
@@ -143,7 +197,12 @@ class Gateway:
                 if maintaining is not None:
                     maintaining.cancel()
                 if delivering is not None:
-                    await self._drain(delivering)
+                    # Leases go back while the open attempts end, each as soon as its bucket is quiet.
+                    async with asyncio.TaskGroup() as leaving:
+                        if self._member is not None:
+                            until = self._clock.monotonic() + self._remaining() + _COMMIT_SECONDS
+                            leaving.create_task(self._member.stop(until), name="leave the others")
+                        await self._drain(delivering)
                 with contextlib.suppress(GatewayError, TimeoutError):
                     async with asyncio.timeout(_COMMIT_SECONDS):
                         await self._maintenance.touch_keys()
@@ -155,10 +214,12 @@ class Gateway:
 
     async def _resume(self) -> None:
         """Takes up what was left in the store."""
-        await self._writer.change(InterruptTests(self._clock.now()))
-        for endpoint in await self._store.unswept_endpoints():
-            self._maintenance.sweep(endpoint)
-        self._dispatcher.resume(await self._store.lane_work())
+        if self._member is None:
+            # Nobody else has ever had a bucket, or could be sending a test.
+            now = self._clock.now()
+            await self._writer.change(InterruptTests(now + 1, now))
+            self._dispatcher.lease_until(math.inf)
+            self._dispatcher.hold(dict.fromkeys(range(BUCKETS), 0), await self._store.lane_work(range(BUCKETS)))
         self._writer.listen(self._dispatcher.committed)
         self._writer.listen(self._maintenance.committed)
         self._writer.serve_claims(self._dispatcher)
@@ -175,17 +236,32 @@ class Gateway:
             self._stop_by = asyncio.get_running_loop().time() + self.settings.delivery.drain_seconds
         return self._stop_by
 
+    def _remaining(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._deadline() - asyncio.get_running_loop().time())
+
     async def _drain(self, delivering: "asyncio.Task[None]") -> None:
-        remaining = self._deadline() - asyncio.get_running_loop().time()
-        await asyncio.wait([delivering], timeout=max(0.0, remaining))
+        await asyncio.wait([delivering], timeout=self._remaining())
         if not delivering.done():
             log.warning("stop.interrupting", open_requests=self._dispatcher.open_requests)
             self._dispatcher.interrupt()
             await asyncio.wait([delivering])
 
-    def _registry_changed(
-        self, _fresh: Sequence[tuple[Endpoint, DueDelivery]], _results: Sequence[Result], effects: Effects
-    ) -> None:
+    async def _load(self) -> None:
+        """Reads what is held in memory of everybody."""
+        self._authenticator.load(await self._store.all_keys())
+        self._pinned.load(await self._store.organizations())
+
+    def _committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
+        self._registry_changed(effects)
+        self._metrics.committed(len(fresh), results, len(effects.fenced))
+
+    def _heard(self, news: News) -> None:
+        """Acts on what other nodes have committed."""
+        self._registry_changed(news.effects)
+        self._dispatcher.heard(news.effects, news.work)
+
+    def _registry_changed(self, effects: Effects) -> None:
         for key in effects.keys:
             self._authenticator.changed(key)
         for organization in effects.organizations:
@@ -196,6 +272,20 @@ class Gateway:
         if self._is_stopping:
             return "the gateway is stopping"
         return self._writer.unavailable
+
+    def _standing(self) -> dict[str, object] | None:
+        """How this node stands among the others; None when there are none."""
+        if self._member is None:
+            return None
+        standing = self._member.standing
+        age = standing.lease_age_seconds
+        return {
+            "id": standing.node_id,
+            "name": standing.name,
+            "buckets": list(standing.buckets),
+            "leaseAgeSeconds": None if age is None else round(age, 3),
+            "nodes": len(standing.nodes),
+        }
 
     async def publish(self, event: Event) -> AcceptedEvent:
         """Accepts *event*: it is committed, synced to disk, with a delivery for each endpoint that wants it.
@@ -246,8 +336,11 @@ class Gateway:
         http = self.settings.http
         try:
             tcp = bind_tcp(http.host, http.port)
-            async with self._listening(None, tcp) as port, self.operators_socket() as path:
-                log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=str(path))
+            async with self._listening(None, tcp) as port, contextlib.AsyncExitStack() as stack:
+                path = self.settings.socket_path
+                if path is not None:
+                    await stack.enter_async_context(self.operators_socket(path))
+                log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=path and str(path))
                 await stop.wait()
                 log.info("gateway.stopping")
                 self._is_stopping = True
@@ -259,15 +352,14 @@ class Gateway:
             raise
 
     @asynccontextmanager
-    async def operators_socket(self) -> AsyncIterator[Path]:
-        """Serves the operators' socket, where every request has the operator's authority; its path. Raises SettingsError."""
-        path = self.settings.socket_path
+    async def operators_socket(self, path: Path) -> AsyncIterator[Path]:
+        """Serves the operators' socket at *path*, where every request has the operator's authority. Raises SettingsError."""
         listener = bind_unix(path)
         try:
             async with self._listening(OPERATOR, listener):
                 yield path
         finally:
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 - it takes no time
 
     def _listening(self, authority: Principal | None, listener: socket.socket) -> AbstractAsyncContextManager[int]:
         application = build_application(self._parts, authority=authority)

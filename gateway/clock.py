@@ -30,7 +30,8 @@ class Clock(Protocol):
         """Wall time: for signatures, logs and the record."""
 
     def steady(self) -> Timestamp:
-        """The time that due times are measured in: it never jumps, and follows wall time at no more than 1 s a second."""
+        """The time that due times are measured in: it never jumps, and follows wall time at no more than 1 s a second. Where
+        nodes share a database, its time takes the place of wall time, so that they agree."""
 
     def monotonic(self) -> float:
         """Seconds since some moment, at the pace of real time: for durations."""
@@ -42,13 +43,36 @@ class Clock(Protocol):
 _RESOLUTION_SECONDS = 0.0005  # `steady` is read several times for each delivery
 
 
-class SystemClock:
-    """The machine's clocks, both in seconds."""
+class SharedTime:
+    """The time of a machine elsewhere, which tells it now and then; in between it goes on at this machine's pace. Wall time
+    until it is told for the first time. Seconds since the Unix epoch, when called."""
 
     def __init__(self, *, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._ahead = wall() - monotonic()  # of the monotonic clock
+
+    def __call__(self) -> float:
+        return self._monotonic() + self._ahead
+
+    def tell(self, at: Timestamp) -> None:
+        """It is *at* there."""
+        self._ahead = at / 1_000 - self._monotonic()
+
+
+class SystemClock:
+    """The machine's clocks, both in seconds. `steady` follows *reference*, or wall time without one."""
+
+    def __init__(
+        self,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        reference: Callable[[], float] | None = None,
+    ) -> None:
         self._wall = wall
         self._monotonic = monotonic
-        self._steady = wall()
+        self._reference = reference or wall
+        self._steady = self._reference()
         self._read_at = monotonic()
 
     def now(self) -> Timestamp:
@@ -60,7 +84,7 @@ class SystemClock:
         if elapsed < _RESOLUTION_SECONDS:
             return int(self._steady * 1_000)
         self._read_at = read_at
-        gap = self._wall() - (self._steady + elapsed)
+        gap = self._reference() - (self._steady + elapsed)
         self._steady += elapsed + max(-elapsed, min(gap, elapsed))
         return int(self._steady * 1_000)
 

@@ -26,8 +26,22 @@ class Stopping(StoreUnavailable):
     """The gateway is stopping and takes no more work; another node, or this one after its restart, will."""
 
 
+class TransactionConflict(GatewayError):
+    """Two transactions stood in each other's way, and the database gave this one up; it is to be run again."""
+
+
+class ReservationLapsed(GatewayError):
+    """The idempotency key was handed to another request while this one seemed dead; its answer is the one that counts."""
+
+    retry_after_seconds = 1
+
+
 class StoreLocked(GatewayError):
     """Another gateway process holds the store's file."""
+
+
+class BackupRefused(GatewayError):
+    """A backup cannot be written where it was asked for; the sentence follows the word `path`."""
 
 
 class SchemaMismatch(GatewayError):

@@ -21,6 +21,7 @@ ENDPOINT = "wh_"
 DELIVERY = "whdl_"
 API_KEY = "key_"
 RETRY = "whrt_"
+NODE = "node_"
 
 
 def _encode(number: int, length: int) -> str:

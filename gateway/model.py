@@ -2,6 +2,7 @@
 
 Times are `Timestamp`s (integer milliseconds since the Unix epoch, UTC)."""
 
+import zlib
 from enum import StrEnum
 
 import msgspec
@@ -28,6 +29,15 @@ class Tenant(msgspec.Struct, frozen=True, order=True, gc=False):
 
 
 # Endpoints
+
+
+BUCKETS = 64
+"""Endpoints are spread over so many buckets; each is held by one node at a time."""
+
+
+def bucket_of(endpoint_id: str) -> int:
+    """The bucket, 0 to 63, of an endpoint: a CRC-32 of the id spreads them evenly, and is the same everywhere."""
+    return zlib.crc32(endpoint_id.encode()) % BUCKETS
 
 
 class DisabledReason(StrEnum):
@@ -223,6 +233,7 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     resent: bool  # a stale keep-alive connection made it be sent again on a fresh one
     response_headers: bytes | None  # a JSON array of [name, value]
     response_body: bytes | None  # the first 16 KiB
+    fenced: bool = False  # its node had lost the endpoint's lease by then: it moved nothing
 
 
 class DueDelivery(msgspec.Struct, frozen=True):
@@ -260,6 +271,7 @@ class Result(msgspec.Struct, frozen=True):
     attempt: Attempt
     verdict: Verdict
     ended_at: Timestamp
+    epoch: int | None = None  # of the lease it was made under; None: under none, as a test
 
 
 # Keys
@@ -313,3 +325,40 @@ class IdempotentAnswer(msgspec.Struct, frozen=True, gc=False):
     request_hash: bytes  # SHA-256 of method, path, query, tenant and body
     answer: bytes  # encrypted status, headers and body
     expires_at: Timestamp
+
+
+# Nodes
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """A gateway process that shares a store with others."""
+
+    id: str
+    name: str  # what its operator calls it
+    version: str
+    started_at: Timestamp
+    renewals: int = 0  # how often it has said that it lives; one whose count stands still loses its leases
+    renewed_at: Timestamp = 0  # when it last did, by the database's clock
+
+
+class NodeStanding(msgspec.Struct, frozen=True, gc=False):
+    """A node among the others."""
+
+    node: Node
+    buckets: int  # how many it holds
+    is_this: bool  # the one that was asked
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """Who starts the attempts of the endpoints in one bucket."""
+
+    bucket: int
+    node_id: str | None  # None: free to be taken
+    epoch: int  # raised whenever it changes hands, so that a late result is told from one that counts
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """An idempotency key whose first request is under way."""
+
+    key_hash: bytes  # as in `IdempotentAnswer`
+    request_hash: bytes

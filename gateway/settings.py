@@ -46,6 +46,21 @@ class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where everything is kept."""
 
     url: str = "sqlite:///var/gateway.db"
+    # The rest is for PostgreSQL.
+    migrate_url: str = ""  # for migrations and partitions: another role, or past a pooler; empty: `url`
+    write_connections: Annotated[int, Meta(ge=2, le=100)] = 4
+    read_connections: Annotated[int, Meta(ge=1, le=100)] = 4
+    connect_seconds: PositiveSeconds = 3.0
+    statement_seconds: PositiveSeconds = 3.0
+    prepared_statements: bool = True  # false behind a pooler that does not keep them for each client
+    listen: bool = True  # be woken by other nodes; false behind a pooler in transaction mode: look every 50 ms
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """This node among those that share a PostgreSQL."""
+
+    name: Annotated[str, Meta(max_length=255, description="at most 255 characters")] = ""  # empty: the host's name
+    lease_seconds: Annotated[float, Meta(ge=1, le=3_600)] = 15.0
 
 
 class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +143,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     http: Http = Http()
     store: Store = Store()
+    node: Node = Node()
     delivery: Delivery = Delivery()
     intake: Intake = Intake()
     limits: Limits = Limits()
@@ -146,9 +162,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     raise SettingsError(f"egress.{name}: must be networks like 10.0.0.0/8, and {error}") from error
         if list(self.api.versions) != sorted(set(self.api.versions)):
             raise SettingsError("api.versions: must be in ascending order, without repeats")
-        if not self.store.url.startswith(_SQLITE) or self.store.url == _SQLITE:
-            # The value is not shown: another kind of URL may hold a password.
-            raise SettingsError(f"store.url: must be `{_SQLITE}PATH` (an absolute path makes four slashes)")
+        is_file = self.store.url.startswith(_SQLITE) and self.store.url != _SQLITE
+        if not is_file and not self.store.url.startswith(_POSTGRESQL):
+            # The value is not shown: it may hold a password.
+            raise SettingsError(
+                f"store.url: must be `{_SQLITE}PATH` (an absolute path makes four slashes) or `{_POSTGRESQL[0]}HOST/DATABASE`"
+            )
+        if self.store.migrate_url and not self.store.migrate_url.startswith(_POSTGRESQL):
+            raise SettingsError(f"store.migrate_url: must be `{_POSTGRESQL[0]}HOST/DATABASE`")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether everything is in a file that belongs to this process alone."""
+        return self.store.url.startswith(_SQLITE)
 
     @property
     def store_path(self) -> Path:
@@ -156,12 +182,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.store.url.removeprefix(_SQLITE))
 
     @property
-    def socket_path(self) -> Path:
-        """The operators' Unix socket."""
-        return Path(self.http.socket) if self.http.socket else self.store_path.with_name(self.store_path.name + ".sock")
+    def socket_path(self) -> Path | None:
+        """The operators' Unix socket; None when there is none, since the store is anybody's who may reach it."""
+        if self.http.socket:
+            return Path(self.http.socket)
+        return self.store_path.with_name(self.store_path.name + ".sock") if self.is_embedded else None
 
 
 _SQLITE = "sqlite:///"
+_POSTGRESQL = ("postgresql://", "postgres://")
 
 
 class _Given(msgspec.Struct, frozen=True):

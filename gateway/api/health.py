@@ -14,8 +14,9 @@ _OK = Answer(200, msgspec.json.encode({"status": "ok"}))
 class Health:
     """Answers those who watch over the process."""
 
-    def __init__(self, readiness: Callable[[], str | None]) -> None:
+    def __init__(self, readiness: Callable[[], str | None], standing: Callable[[], dict[str, object] | None]) -> None:
         self._readiness = readiness
+        self._standing = standing
 
     def register(self, application: web.Application) -> None:
         """Adds the routes."""
@@ -29,9 +30,11 @@ class Health:
     async def ready(self, request: web.Request) -> web.Response:
         _check_method(request)
         reason = self._readiness()
-        if reason is None:
-            return respond(_OK)
-        return respond(Answer(503, msgspec.json.encode({"status": "unavailable", "reason": reason})))
+        status: dict[str, object] = {"status": "ok"} if reason is None else {"status": "unavailable", "reason": reason}
+        standing = self._standing()
+        if standing is not None:
+            status["node"] = standing
+        return respond(Answer(200 if reason is None else 503, msgspec.json.encode(status)))
 
 
 def _check_method(request: web.Request) -> None:

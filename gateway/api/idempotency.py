@@ -5,6 +5,7 @@ request can present: the store alone reveals no secret that an answer held.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from gateway.api.dialects import Answer
 from gateway.api.problems import IDEMPOTENCY_IN_PROGRESS, IDEMPOTENCY_KEY_MISMATCH, Problem, invalid
 from gateway.clock import DAY, Timestamp
-from gateway.model import IdempotentAnswer
+from gateway.errors import StoreUnavailable
+from gateway.model import IdempotentAnswer, Reservation
 from gateway.store.protocol import Change, Changer, Transaction
 
 T = TypeVar("T")
@@ -36,8 +38,11 @@ _decoder = msgspec.msgpack.Decoder(Answer)
 class Answers(Protocol):
     """What is kept of idempotent requests."""
 
-    async def answer(self, key_hash: bytes, now: Timestamp) -> IdempotentAnswer | None:
-        """The kept answer, unless it has expired."""
+    async def reserve(self, reservation: Reservation, now: Timestamp) -> IdempotentAnswer | Reservation | None:
+        """Reserves the key for this node: None, or the kept answer, or the reservation of another node."""
+
+    async def release(self, reservation: Reservation) -> None:
+        """Ends a reservation that came to no answer."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -81,11 +86,13 @@ class Ticket:
     def __init__(self, identity: Identity, expires_at: Timestamp) -> None:
         self.identity = identity
         self.is_working = False
+        self.is_sealed = False
         self.looked_up = asyncio.Event()
         self._expires_at = expires_at
 
     def seal(self, answer: Answer) -> IdempotentAnswer:
         """The record of *answer*, to be committed with the work."""
+        self.is_sealed = True
         nonce = os.urandom(_NONCE_LENGTH)
         identity = self.identity
         content = AESGCM(identity.cipher_key).encrypt(nonce, _encoder.encode(answer), identity.request_hash)
@@ -101,6 +108,12 @@ def unseal(identity: Identity, kept: IdempotentAnswer) -> Answer:
         return _decoder.decode(AESGCM(identity.cipher_key).decrypt(nonce, content, identity.request_hash))
     except InvalidTag:
         raise _mismatch() from None
+
+
+def _under_way(identity: Identity, first_request_hash: bytes) -> Problem:
+    if first_request_hash != identity.request_hash:
+        return _mismatch()
+    return Problem(IDEMPOTENCY_IN_PROGRESS, "the first request with this Idempotency-Key is still under way")
 
 
 def _mismatch() -> Problem:
@@ -121,25 +134,32 @@ class Idempotency:
         """
         while (other := self._tickets.get(identity.key_hash)) is not None:
             if other.is_working:
-                if other.identity.request_hash != identity.request_hash:
-                    raise _mismatch()
-                raise Problem(IDEMPOTENCY_IN_PROGRESS, "the first request with this Idempotency-Key is still under way")
+                raise _under_way(identity, other.identity.request_hash)
             # Another is looking for the first answer as well, which is no work under way.
             await other.looked_up.wait()
         # Held before the look-up: between the two no other request can do the work and be gone again.
         ticket = self._tickets[identity.key_hash] = Ticket(identity, now + KEPT_FOR)
         try:
-            kept = await self._answers.answer(identity.key_hash, now)
-            ticket.is_working = kept is None
+            found = await self._answers.reserve(Reservation(identity.key_hash, identity.request_hash), now)
+            ticket.is_working = found is None
         finally:
             if not ticket.is_working:
-                self.end(ticket)
+                del self._tickets[identity.key_hash]
             ticket.looked_up.set()
-        return ticket if kept is None else unseal(identity, kept)
+        if isinstance(found, Reservation):
+            raise _under_way(identity, found.request_hash)
+        return ticket if found is None else unseal(identity, found)
 
-    def end(self, ticket: Ticket) -> None:
-        """The request of *ticket* is over."""
-        del self._tickets[ticket.identity.key_hash]
+    async def end(self, ticket: Ticket, *, is_answered: bool) -> None:
+        """The request of *ticket* is over; when it was refused or failed, the key is free for another."""
+        identity = ticket.identity
+        try:
+            if not (is_answered and ticket.is_sealed):
+                # One that cannot be released lapses by itself.
+                with contextlib.suppress(StoreUnavailable):
+                    await self._answers.release(Reservation(identity.key_hash, identity.request_hash))
+        finally:
+            del self._tickets[identity.key_hash]
 
 
 class Sealed(msgspec.Struct, Generic[T], frozen=True):

@@ -1,6 +1,7 @@
 """What the API is made of: its settings and collaborators, each a small protocol of what is asked of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -10,7 +11,7 @@ from gateway.api.dialects import PinnedVersions
 from gateway.clock import Clock, Timestamp
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
-from gateway.model import AcceptedEvent, Endpoint, Event, IdempotentAnswer
+from gateway.model import AcceptedEvent, Endpoint, Event, IdempotentAnswer, NodeStanding
 from gateway.publishing.event_types import Catalogue
 from gateway.settings import Settings
 from gateway.store.protocol import Change, Changer, Log
@@ -52,6 +53,10 @@ class Tester(Protocol):
         """Sends one event to *endpoint*, now; the change stores the result and returns it."""
 
 
+async def _nobody() -> Sequence[NodeStanding]:
+    return ()
+
+
 class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
     """The API's collaborators."""
 
@@ -68,3 +73,8 @@ class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
     keys: Authenticator  # to be loaded, and told of each change
     pinned: PinnedVersions = msgspec.field(default_factory=PinnedVersions)  # likewise
     readiness: Callable[[], str | None]  # None: ready; else a sentence why not
+    standing: Callable[[], dict[str, object] | None] = lambda: None  # of this node among those that share the store
+    look_for_news: Callable[[], Awaitable[None]] | None = None  # hears of what other nodes have committed
+    metrics: Callable[[], bytes]  # in Prometheus's text format
+    nodes: Callable[[], Awaitable[Sequence[NodeStanding]]] = _nobody  # those that share the store, by id
+    backup: Callable[[Path], Awaitable[int]] | None = None  # copies the store into a new file, of so many bytes; None: cannot

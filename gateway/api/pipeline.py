@@ -33,6 +33,7 @@ class Pipeline:
     def __init__(self, parts: ApiParts, *, dialects: Dialects, authority: Principal | None) -> None:
         self._clock = parts.clock
         self._keys = parts.keys
+        self._look_for_news = parts.look_for_news
         self._authority = authority
         self._dialects = dialects
         self._idempotency = Idempotency(parts.log)
@@ -43,7 +44,7 @@ class Pipeline:
         """The answer of *operation*. Raises Problem and GatewayError."""
         headers = request.headers
         now = self._clock.now()
-        principal = self._authenticate(headers, now)
+        principal = await self._authenticate(headers, now)
         organization_id = None if principal.tenant is None else principal.tenant.organization_id
         request[ACTOR] = principal.actor
         version = headers.get("commet-version")
@@ -60,6 +61,7 @@ class Pipeline:
             if isinstance(begun, Answer):
                 return respond(begun, (*limits, ("Idempotent-Replayed", "true")))
             ticket = begun
+        is_answered = False
         try:
             faults: list[Fault] = []
             has_query = bool(request.rel_url.raw_query_string)
@@ -71,18 +73,29 @@ class Pipeline:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
             id_ = request.match_info.get("id", "")
             answer = await operation.handler(Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket))
+            is_answered = True
         finally:
             if ticket is not None:
-                self._idempotency.end(ticket)
+                await self._idempotency.end(ticket, is_answered=is_answered)
         return respond(answer, limits)
 
-    def _authenticate(self, headers: CIMultiDictProxy[str], now: Timestamp) -> Principal:
+    async def admit_service(self, request: web.Request) -> None:
+        """Lets in whoever reaches all organizations and may do everything. Raises Problem for others."""
+        principal = await self._authenticate(request.headers, self._clock.now())
+        if principal.tenant is not None or principal.permissions is not None:
+            raise problems.forbidden("this takes a service key without restrictions, which reaches every organization")
+
+    async def _authenticate(self, headers: CIMultiDictProxy[str], now: Timestamp) -> Principal:
         if self._authority is not None:
             return self._authority
         text = headers.get("x-api-key")
         if not text:
             raise Problem(problems.UNAUTHORIZED, "an API key is required; send it as the header `x-api-key`")
         principal = self._keys.authenticate(text, now)
+        if principal is None and self._look_for_news is not None:
+            # Another node may have made it a moment ago.
+            await self._look_for_news()
+            principal = self._keys.authenticate(text, now)
         if principal is None:
             raise Problem(problems.UNAUTHORIZED, "the API key is not known, has expired or was revoked")
         return principal

@@ -124,7 +124,7 @@ def of_error(error: Exception) -> Problem | None:
         return too_large(error.faults) if error.too_large else invalid(error.faults)
     if isinstance(error, errors.TooManyEndpoints):
         return Problem(INVALID, _sentence(error), param="webhooks", faults=[("webhooks", _sentence(error))])
-    if isinstance(error, errors.QueueFull | errors.StoreUnavailable):
+    if isinstance(error, errors.QueueFull | errors.StoreUnavailable | errors.ReservationLapsed):
         kind = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
         return Problem(kind, _sentence(error), headers=[("Retry-After", str(error.retry_after_seconds))])
     if isinstance(error, errors.EndpointNotFound):

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import HttpVersion11, hdrs, web
 
 from gateway.api.auth import Principal
+from gateway.api.backups import Backups
 from gateway.api.boundary import BOUNDARY, Boundary, method_not_allowed
 from gateway.api.deliveries import Deliveries
 from gateway.api.dialects import Dialects
@@ -17,18 +18,21 @@ from gateway.api.event_types import EventTypes
 from gateway.api.events import Events
 from gateway.api.health import Health
 from gateway.api.keys import Keys
+from gateway.api.metrics import MetricsPage
+from gateway.api.nodes import Nodes
 from gateway.api.operations import PREFIXES, Operation
 from gateway.api.organizations import Organizations
 from gateway.api.parts import ApiParts
 from gateway.api.pipeline import Pipeline
 from gateway.api.webhooks import Webhooks
+from gateway.telemetry.metrics import CONTENT_TYPE
 
 __all__ = ["ApiParts", "build_application", "operations"]
 
 
 def operations(parts: ApiParts) -> list[Operation]:
     """All that the API can do."""
-    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations)
+    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations, Nodes, Backups)
     return [operation for noun in nouns for operation in noun(parts).operations()]
 
 
@@ -46,7 +50,8 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
         handler = _handler(methods, pipeline)
         for prefix in PREFIXES:
             application.router.add_route("*", prefix + path, handler, expect_handler=_continue)
-    Health(parts.readiness).register(application)
+    Health(parts.readiness, parts.standing).register(application)
+    MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).register(application)
     return application
 
 

@@ -3,6 +3,7 @@ runs, by opening the store for as long as the command takes. The only place that
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -171,31 +172,40 @@ async def readiness(socket: Path) -> str | None:
 
 async def _operators_socket(settings: Settings, stack: AsyncExitStack, *, makes_store: bool) -> Path:
     """The socket of the gateway that runs here, or of one that is opened on *stack* to answer this command."""
+    socket = settings.socket_path
+    if socket is None:
+        # Any process may open a store that is shared: the command does so beside the nodes, behind a socket of its own.
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-"))
+        return await _open_gateway(settings, stack, Path(directory) / "gateway.sock")
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while not await is_listening(settings.socket_path):
+            while not await is_listening(socket):
                 try:
-                    return await _open_store(settings, stack, makes_store=makes_store)
+                    return await _open_store(settings, stack, socket, makes_store=makes_store)
                 except StoreLocked:
                     # It belongs to a gateway that is about to listen, or to a command that is about to end.
                     await asyncio.sleep(0.05)
     except TimeoutError:
         raise StoreLocked(
-            f"another process has the store {settings.store_path} open, but nothing answers on {settings.socket_path}; "
+            f"another process has the store {settings.store_path} open, but nothing answers on {socket}; "
             f"was it started with another `http.socket`?"
         ) from None
-    return settings.socket_path
+    return socket
 
 
-async def _open_store(settings: Settings, stack: AsyncExitStack, *, makes_store: bool) -> Path:
+async def _open_store(settings: Settings, stack: AsyncExitStack, socket: Path, *, makes_store: bool) -> Path:
     from gateway.store.sqlite import inspection  # noqa: PLC0415 - not needed when a gateway runs
 
-    if not makes_store and not inspection.exists(settings.store_path):
-        raise SettingsError(f"there is no store at {settings.store_path}, and no gateway runs on {settings.socket_path}")
+    if settings.is_embedded and not makes_store and not inspection.exists(settings.store_path):
+        raise SettingsError(f"there is no store at {settings.store_path}, and no gateway runs on {socket}")
+    return await _open_gateway(settings, stack, socket)
+
+
+async def _open_gateway(settings: Settings, stack: AsyncExitStack, socket: Path) -> Path:
     # Only now: the whole gateway takes a while to load, and a command seldom needs it.
     from gateway.app import Gateway  # noqa: PLC0415
     from gateway.telemetry import logs  # noqa: PLC0415
 
     logs.configure(replace(settings.log, level="warning"))
     gateway = await stack.enter_async_context(Gateway.open(settings, deliver=False))
-    return await stack.enter_async_context(gateway.operators_socket())
+    return await stack.enter_async_context(gateway.operators_socket(socket))

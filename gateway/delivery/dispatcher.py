@@ -1,20 +1,25 @@
-"""Starts attempts: keeps the lanes, gives them their turns under the node's limits, and hands results to the writer."""
+"""Starts attempts: keeps the lanes, gives them their turns under the node's limits, and hands results to the writer.
+
+It serves the endpoints in the buckets that this node holds a lease on, for as long as the lease lasts. What is under way
+when a bucket goes ends as it will; the lane is kept until then, so that the endpoint's limit holds if the bucket returns.
+"""
 
 import asyncio
 import heapq
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.clock import SECOND, Clock, Timestamp
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.health import speaks_of
 from gateway.delivery.lanes import Lane, Turns
 from gateway.delivery.outcome import Strain, strain_of
-from gateway.model import DeliveryState, DueDelivery, Endpoint, Result
+from gateway.model import DeliveryState, DueDelivery, Endpoint, Result, bucket_of
 from gateway.settings import Delivery
 from gateway.store.protocol import Claim, Claimed, Effects, LaneWork
 
@@ -52,6 +57,9 @@ class Dispatcher:
         self._looks: list[tuple[Timestamp, str]] = []  # a heap of when to look at which lane
         self._open_of: Counter[str] = Counter()  # open requests of each organization
         self._open_probes = 0
+        self._epochs: dict[int, int] = {}  # of the buckets that are held
+        self._lease_until = 0.0  # of the monotonic clock
+        self._quiet_waiters: list[tuple[Collection[int], asyncio.Future[None]]] = []
         self._uncommitted = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup | None = None
@@ -64,53 +72,112 @@ class Dispatcher:
     def open_requests(self) -> int:
         return len(self._tasks)
 
+    # Buckets come and go
+
+    def hold(self, epochs: Mapping[int, int], work: Sequence[LaneWork]) -> None:
+        """Serves these buckets from now on, beginning with what waits in them. May be repeated: what is known stays known."""
+        self._epochs.update(epochs)
+        for waiting in work:
+            if bucket_of(waiting.endpoint.id) in self._epochs:
+                lane = self._lane(waiting.endpoint)
+                lane.change(waiting.endpoint)
+                lane.expect(waiting)
+                self._look(lane)
+        self._start_due()
+
+    def lease_until(self, monotonic: float) -> None:
+        """Attempts may start until this moment of the monotonic clock."""
+        self._lease_until = monotonic
+        self._start_due()
+
+    def lose(self, buckets: Collection[int]) -> None:
+        """Starts nothing more in *buckets*, which are another's by now."""
+        for bucket in buckets:
+            self._epochs.pop(bucket, None)
+        for lane in [lane for lane in self._lanes.values() if lane.bucket in buckets]:
+            lane.abandon()
+            self._look(lane)
+
+    async def let_go(self, buckets: Collection[int]) -> None:
+        """Starts nothing more in *buckets*; returns once the results of all that is under way in them are committed."""
+        self.lose(buckets)
+        quiet: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._quiet_waiters.append((buckets, quiet))
+        self._tell_quiet()
+        await quiet
+
+    def _tell_quiet(self) -> None:
+        busy = {lane.bucket for lane in self._lanes.values() if lane.held}
+        for buckets, quiet in self._quiet_waiters:
+            if not quiet.done() and busy.isdisjoint(buckets):
+                quiet.set_result(None)
+        self._quiet_waiters = [waiting for waiting in self._quiet_waiters if not waiting[1].done()]
+
     # Work comes in
 
-    def resume(self, work: Sequence[LaneWork]) -> None:
-        """Takes up what was waiting when the node started."""
-        for waiting in work:
-            lane = self._lane(waiting.endpoint)
-            lane.has_more_first = waiting.has_first_attempts
-            lane.has_more_manual = waiting.has_manual
-            lane.next_retry_at = waiting.next_retry_at
-            self._look(lane)
+    def heard(self, effects: Effects, work: Sequence[Endpoint]) -> None:
+        """Acts on what other nodes have committed: endpoints that changed, and new deliveries for some that are held."""
+        self.committed((), (), effects)
+        for endpoint in work:
+            if bucket_of(endpoint.id) in self._epochs:
+                lane = self._lane(endpoint)
+                lane.expect_first()
+                self._look(lane)
         self._start_due()
 
     def committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
         """Acts on a commit: results let go of their deliveries, endpoints change, new deliveries join their lanes."""
         self._uncommitted -= len(results)
         touched: dict[str, Lane] = {}
-        for result in results:
-            lane = self._lanes.get(result.due.endpoint_id)
-            if lane is not None:
-                self._let_go(lane, result)
-                touched[lane.endpoint.id] = lane
+        self._release_all(results, effects, touched)
+        self._change_endpoints(effects, touched)
+        for endpoint, due in fresh:
+            known = self._lanes.get(endpoint.id)
+            if (bucket_of(endpoint.id) if known is None else known.bucket) in self._epochs:
+                lane = touched[endpoint.id] = known or self._lane(endpoint)
+                lane.offer(due)
+        for lane in touched.values():
+            self._look(lane)
+        if self._quiet_waiters:
+            self._tell_quiet()
+        self._start_due()
+
+    def _change_endpoints(self, effects: Effects, touched: dict[str, Lane]) -> None:
         for endpoint in effects.endpoints:
             if lane := self._lanes.get(endpoint.id):
                 lane.change(endpoint)
                 touched[endpoint.id] = lane
         latest = {endpoint.id: endpoint for endpoint in effects.endpoints}
         for endpoint in effects.retried_endpoints:
-            lane = touched[endpoint.id] = self._lane(latest.get(endpoint.id, endpoint))
-            lane.has_more_manual = True
-        for endpoint, due in fresh:
-            lane = self._lanes.get(endpoint.id) or self._lane(endpoint)
-            lane.offer(due)
-            touched[endpoint.id] = lane
-        for lane in touched.values():
-            self._look(lane)
-        self._start_due()
+            if bucket_of(endpoint.id) in self._epochs:
+                lane = touched[endpoint.id] = self._lane(latest.get(endpoint.id, endpoint))
+                lane.expect_manual()
 
-    def _let_go(self, lane: Lane, result: Result) -> None:
+    def _release_all(self, results: Sequence[Result], effects: Effects, touched: dict[str, Lane]) -> None:
+        fenced = {id(result) for result in effects.fenced}
+        for result in results:
+            lane = self._lanes.get(result.due.endpoint_id)
+            if lane is not None:
+                self._release(lane, result, is_fenced=id(result) in fenced)
+                touched[lane.endpoint.id] = lane
+
+    def _release(self, lane: Lane, result: Result, *, is_fenced: bool) -> None:
         lane.release(result.due)
+        if lane.bucket not in self._epochs:
+            return
         verdict, due = result.verdict, result.due
-        if verdict.state is DeliveryState.PENDING and due.activation == lane.endpoint.activation:
+        if is_fenced:
+            # The bucket has come back meanwhile; where the delivery stands by now, only the store knows.
+            lane.expect_first()
+            lane.expect_retry(self._clock.steady())
+            lane.expect_manual()
+        elif verdict.state is DeliveryState.PENDING and due.activation == lane.endpoint.activation:
             if verdict.due_at is not None:
                 lane.expect_retry(verdict.due_at)
             elif due.scheduled_count > 0:
                 lane.expect_retry(due.due_at)
             else:
-                lane.has_more_first = True
+                lane.expect_first()
 
     def claims(self) -> Sequence[Claim]:
         """See `publishing.writer.Claimer`."""
@@ -143,6 +210,13 @@ class Dispatcher:
     def _look(self, lane: Lane) -> None:
         """Puts *lane* wherever it belongs now."""
         endpoint_id = lane.endpoint.id
+        if lane.bucket not in self._epochs:
+            self._parked.pop(endpoint_id, None)
+            self._wanting.pop(endpoint_id, None)
+            self._idle.pop(endpoint_id, None)
+            if not lane.held and self._lanes.get(endpoint_id) is lane:
+                del self._lanes[endpoint_id]
+            return
         now = self._clock.steady()
         if lane.is_idle:
             self._parked.pop(endpoint_id, None)
@@ -175,6 +249,7 @@ class Dispatcher:
             and self._group is not None
             and len(self._tasks) < settings.max_in_flight
             and self._uncommitted <= 2 * settings.max_in_flight
+            and self._clock.monotonic() < self._lease_until
         ):
             lane = self._turns.next(self._whose_turn())
             if not lane.can_start(now):
@@ -212,10 +287,11 @@ class Dispatcher:
         self._open_of[lane.endpoint.tenant.organization_id] += 1
         if lane.limit.is_probing:
             self._open_probes += 1
-        task = group.create_task(self._attempt(lane, due, lane.endpoint), name=f"attempt {due.id}")
+        epoch = self._epochs[lane.bucket]
+        task = group.create_task(self._attempt(lane, due, lane.endpoint, epoch), name=f"attempt {due.id}")
         self._tasks.add(task)
 
-    async def _attempt(self, lane: Lane, due: DueDelivery, endpoint: Endpoint) -> None:
+    async def _attempt(self, lane: Lane, due: DueDelivery, endpoint: Endpoint, epoch: int) -> None:
         strain = Strain.NONE
         try:
             answer, result = await self._attempter.attempt(due, endpoint)
@@ -224,7 +300,7 @@ class Dispatcher:
             # A bug in one attempt must not cancel its siblings in the group.
             log.exception("attempt.crashed", delivery_id=due.id, endpoint_id=endpoint.id)
             result = self._attempter.crashed(due, endpoint)
-        self._ended(lane, result, strain)
+        self._ended(lane, replace(result, epoch=epoch), strain)
 
     def _ended(self, lane: Lane, result: Result, strain: Strain) -> None:
         task = asyncio.current_task()
@@ -296,7 +372,7 @@ class Dispatcher:
                 self._look(lane)
         while self._idle and next(iter(self._idle.values())) + _IDLE_LANE_MS <= now:
             endpoint_id, _ = self._idle.popitem(last=False)
-            del self._lanes[endpoint_id]
+            self._lanes.pop(endpoint_id, None)
             self._wanting.pop(endpoint_id, None)
         self._start_due()
 

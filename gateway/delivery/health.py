@@ -1,12 +1,12 @@
 """The health of endpoints: results recorded together with what they say about who receives them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 from msgspec.structs import replace
 
-from gateway.clock import Clock
+from gateway.clock import Clock, Timestamp
 from gateway.model import DeliveryState, DeliveryTrigger, DisabledReason, Endpoint, Result
 from gateway.registry import endpoints
 from gateway.store.protocol import Transaction
@@ -38,39 +38,42 @@ class HealthRecorder:
 
     async def record(self, transaction: Transaction, results: Sequence[Result]) -> None:
         """Stores *results*, counts failures in a row by end of attempt, and disables what has failed too often or is gone."""
-        await transaction.record_results(results)
-        await self._pause(transaction, results)
+        counting = await transaction.record_results(results)
         by_endpoint: defaultdict[str, list[Result]] = defaultdict(list)
-        for result in results:
+        for result in counting:
             # A test, and a retry of one, says nothing about its endpoint.
             if result.verdict.state is not DeliveryState.PENDING and result.due.trigger is not DeliveryTrigger.TEST:
                 by_endpoint[result.due.endpoint_id].append(result)
-        unharmed = []
-        for endpoint_id, ended in by_endpoint.items():
-            if all(result.verdict.state is DeliveryState.DELIVERED for result in ended):
-                unharmed.append(endpoint_id)
-            else:
-                await self._judge(transaction, endpoint_id, ended)
-        if unharmed:
+        asked = [result for result in counting if result.verdict.pause_until is not None]
+        harmed = {
+            endpoint_id: ended
+            for endpoint_id, ended in by_endpoint.items()
+            if any(result.verdict.state is not DeliveryState.DELIVERED for result in ended)
+        }
+        concerned = {result.due.endpoint_id for result in asked} | set(harmed)
+        endpoints_now = await transaction.endpoints_by_id(concerned) if concerned else {}
+        endpoints_now |= await self._pause(transaction, asked, endpoints_now)
+        for endpoint_id, ended in harmed.items():
+            if endpoint := endpoints_now.get(endpoint_id):
+                await self._judge(transaction, endpoint, ended)
+        if unharmed := by_endpoint.keys() - harmed.keys():
             await transaction.reset_failures(unharmed)
 
-    async def _pause(self, transaction: Transaction, results: Sequence[Result]) -> None:
-        asked = [result for result in results if result.verdict.pause_until is not None]
-        ids = {result.due.endpoint_id for result in asked}
-        endpoints_now = {endpoint_id: await transaction.endpoint_by_id(endpoint_id) for endpoint_id in ids}
-        pauses = [
-            (endpoint.id, until)
-            for result in asked
-            if (endpoint := endpoints_now[result.due.endpoint_id]) is not None
-            and speaks_of(result, endpoint)
-            and (until := result.verdict.pause_until) is not None
-        ]
+    async def _pause(
+        self, transaction: Transaction, asked: Sequence[Result], endpoints_now: Mapping[str, Endpoint]
+    ) -> dict[str, Endpoint]:
+        """Pauses the endpoints that *asked* for it; those, as they are then."""
+        pauses: dict[str, Timestamp] = {}
+        for result in asked:
+            endpoint, until = endpoints_now.get(result.due.endpoint_id), result.verdict.pause_until
+            if endpoint is not None and until is not None and speaks_of(result, endpoint):
+                pauses[endpoint.id] = max(until, pauses.get(endpoint.id, endpoint.paused_until or 0))
         if pauses:
-            await transaction.pause_endpoints(pauses)
+            await transaction.pause_endpoints(list(pauses.items()))
+        return {endpoint_id: replace(endpoints_now[endpoint_id], paused_until=until) for endpoint_id, until in pauses.items()}
 
-    async def _judge(self, transaction: Transaction, endpoint_id: str, ended: list[Result]) -> None:
-        endpoint = await transaction.endpoint_by_id(endpoint_id)
-        if endpoint is None or endpoint.deleted_at is not None or not endpoint.is_active:
+    async def _judge(self, transaction: Transaction, endpoint: Endpoint, ended: list[Result]) -> None:
+        if endpoint.deleted_at is not None or not endpoint.is_active:
             return
         # What an earlier activation, or another URL, did says nothing about this one.
         telling = sorted(

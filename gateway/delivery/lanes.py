@@ -1,20 +1,32 @@
 """Lanes: the line of deliveries in front of one endpoint, and the turns that lanes take. State only: no I/O, no clock.
 
 A lane buffers a little; what does not fit stays in the store and is claimed when the buffer runs low. A delivery that a
-lane has is held until its result is committed."""
+lane has is held until its result is committed. Commits may end while a claim is under way, and its answer may be from before
+them or after: whatever they did meanwhile is remembered and set against it."""
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gateway.clock import Timestamp
 from gateway.delivery.lane_limit import LaneLimit
-from gateway.model import DueDelivery, Endpoint
-from gateway.store.protocol import Claim, Claimed
+from gateway.model import DueDelivery, Endpoint, bucket_of
+from gateway.store.protocol import Claim, Claimed, LaneWork
 
 BUFFER = 256  # deliveries
 BUFFER_BYTES = 1024 * 1024  # of event data
 _LOW = BUFFER // 4
+
+
+class _Asked:
+    """A claim that is under way, and what came to pass since it was sent."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.claim = claim
+        self.let_go: set[str] = set()  # deliveries that were held at some moment since: the answer may still show them
+        self.has_more_first = False  # some were left behind since
+        self.has_more_manual = False
+        self.next_retry_at: Timestamp | None = None  # of those that were put back since
 
 
 class Lane:
@@ -22,6 +34,7 @@ class Lane:
 
     def __init__(self, endpoint: Endpoint, *, most_open: int) -> None:
         self.endpoint = endpoint
+        self.bucket = bucket_of(endpoint.id)
         self.limit = LaneLimit(most_open)
         self.open_requests = 0
         self.paused_until: Timestamp = endpoint.paused_until or 0
@@ -37,6 +50,7 @@ class Lane:
         self._retries: deque[DueDelivery] = deque()
         self._first: deque[DueDelivery] = deque()
         self._bytes = 0
+        self._asked: _Asked | None = None
 
     @property
     def buffered(self) -> int:
@@ -48,6 +62,7 @@ class Lane:
         return not (
             self.held
             or self.open_requests
+            or self._asked is not None
             or self.has_more_first
             or self.has_more_manual
             or self.has_blocked_manual
@@ -58,9 +73,30 @@ class Lane:
         """Takes a delivery of a fresh commit, or leaves it in the store."""
         if self.has_more_first or self.buffered >= BUFFER or self._bytes >= BUFFER_BYTES:
             # Once some are left behind, later ones stay behind them until a claim has fetched all.
-            self.has_more_first = True
+            self.expect_first()
             return
         self._hold(self._first, due)
+
+    def expect(self, work: LaneWork) -> None:
+        """Takes note of what waits in the store, as far as it is not held."""
+        if work.has_first_attempts:
+            self.expect_first()
+        if work.has_manual:
+            self.expect_manual()
+        if work.next_retry_at is not None:
+            self.expect_retry(work.next_retry_at)
+
+    def expect_first(self) -> None:
+        """First attempts wait in the store."""
+        self.has_more_first = True
+        if self._asked is not None:
+            self._asked.has_more_first = True
+
+    def expect_manual(self) -> None:
+        """Retries by hand wait in the store."""
+        self.has_more_manual = True
+        if self._asked is not None:
+            self._asked.has_more_manual = True
 
     def _hold(self, line: deque[DueDelivery], due: DueDelivery) -> None:
         line.append(due)
@@ -73,7 +109,7 @@ class Lane:
             for place, due in enumerate(line):
                 if due.id == delivery_id:
                     del line[place]
-                    self.held.discard(delivery_id)
+                    self._let_go(delivery_id)
                     self._bytes -= len(due.event.data)
                     return True
         return False
@@ -100,16 +136,25 @@ class Lane:
 
     def release(self, due: DueDelivery) -> None:
         """The result of *due* is committed."""
-        self.held.discard(due.id)
+        self._let_go(due.id)
         if self.has_blocked_manual:
             self.has_blocked_manual, self.has_more_manual = False, True
 
+    def _let_go(self, delivery_id: str) -> None:
+        self.held.discard(delivery_id)
+        if self._asked is not None:
+            self._asked.let_go.add(delivery_id)
+
     def expect_retry(self, at: Timestamp) -> None:
         """A later attempt waits in the store until *at*."""
-        self.next_retry_at = at if self.next_retry_at is None else min(self.next_retry_at, at)
+        self.next_retry_at = _earlier(self.next_retry_at, at)
+        if self._asked is not None:
+            self._asked.next_retry_at = _earlier(self._asked.next_retry_at, at)
 
     def wants_claim(self, now: Timestamp) -> bool:
         """Whether the store has something for the buffer now."""
+        if self._asked is not None:
+            return False
         if self.has_more_manual:
             return len(self._manual) < BUFFER  # whatever else is in the buffer
         if self.paused_until > now or not self.endpoint.is_active:
@@ -130,7 +175,7 @@ class Lane:
         """What to ask the store for."""
         is_sending = self.endpoint.is_active and self.paused_until <= now
         waiting = (due.id for due in itertools.chain(self._retries, self._first))
-        return Claim(
+        claim = Claim(
             endpoint=self.endpoint,
             now=now,
             limit=max(1, BUFFER - self.buffered),
@@ -141,27 +186,60 @@ class Lane:
             retries=is_sending and self.next_retry_at is not None and self.next_retry_at <= now,
             first=is_sending and self.has_more_first and self._is_low,
         )
+        self._asked = _Asked(claim)
+        return claim
 
     def fill(self, claim: Claim, claimed: Claimed) -> None:
-        """Takes in the answer to *claim*."""
+        """Takes in the answer to *claim*; one to a claim that was given up is none of its."""
+        asked = self._asked
+        if asked is None or asked.claim is not claim:
+            return
+        self._asked = None
         if claim.manual:
-            self.has_more_manual, self.has_blocked_manual = claimed.more_manual, claimed.blocked_manual
-        for due in claimed.manual:
-            if due.id not in self.held or self._give_back(due.id):
+            self.has_more_manual = claimed.more_manual or asked.has_more_manual
+            self.has_blocked_manual = claimed.blocked_manual
+            if self.has_blocked_manual and asked.let_go:
+                self.has_blocked_manual, self.has_more_manual = False, True  # it may have been blocked by one of those
+            self._fill_manual(claimed.manual, asked)
+        for line, found in ((self._retries, claimed.retries), (self._first, claimed.first)):
+            for due in found:
+                is_known = due.id in self.held or due.id in asked.let_go
+                if not is_known and due.activation == self.endpoint.activation:
+                    self._hold(line, due)
+        if claim.retries:
+            self.next_retry_at = claimed.next_retry_at
+            if asked.next_retry_at is not None:
+                self.expect_retry(asked.next_retry_at)
+        if claim.first:
+            self.has_more_first = claimed.more_first or asked.has_more_first
+
+    def _fill_manual(self, found: Sequence[DueDelivery], asked: _Asked) -> None:
+        if self.endpoint.deleted_at is not None:
+            return
+        for due in found:
+            if due.id in asked.let_go:
+                self.has_more_manual = True  # this very retry may be done with: look again
+            elif due.id not in self.held or self._give_back(due.id):
                 self._hold(self._manual, due)
             else:
                 self.has_blocked_manual = True  # its automatic attempt started while the store was asked
-        for line, found in ((self._retries, claimed.retries), (self._first, claimed.first)):
-            for due in found:
-                self._hold(line, due)
-        if claim.retries:
-            self.next_retry_at = claimed.next_retry_at
-        if claim.first:
-            self.has_more_first = claimed.more_first
+
+    def abandon(self) -> None:
+        """Its bucket is no longer this node's: lets go of everything that is not under way, and of what it knew."""
+        for line in (self._manual, self._retries, self._first):
+            for due in line:
+                self.held.discard(due.id)
+            line.clear()
+        self._bytes = 0
+        self._asked = None
+        self.has_more_first = self.has_more_manual = self.has_blocked_manual = False
+        self.next_retry_at = None
 
     def change(self, endpoint: Endpoint) -> None:
         """The endpoint is now as given. What was handed out under an earlier activation is let go unsent; an attempt
-        under way goes on."""
+        under way goes on. One from before an earlier change is not taken."""
+        if endpoint.activation < self.endpoint.activation:
+            return
         if endpoint.activation > self.endpoint.activation:
             lines = [self._retries, self._first]
             if endpoint.deleted_at is not None:
@@ -169,7 +247,7 @@ class Lane:
                 self.has_more_manual = self.has_blocked_manual = False
             for line in lines:
                 for due in line:
-                    self.held.discard(due.id)
+                    self._let_go(due.id)
                     self._bytes -= len(due.event.data)
                 line.clear()
             self.has_more_first = False
@@ -177,6 +255,10 @@ class Lane:
         if endpoint.url != self.endpoint.url or endpoint.is_active != self.endpoint.is_active:
             self.paused_until = 0
         self.endpoint = endpoint
+
+
+def _earlier(at: Timestamp | None, other: Timestamp) -> Timestamp:
+    return other if at is None else min(at, other)
 
 
 class Turns:

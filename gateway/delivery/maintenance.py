@@ -1,13 +1,14 @@
-"""What is done beside the deliveries, in small steps: storing that deliveries are canceled, and pruning history."""
+"""What is done beside the deliveries, in small steps: storing that deliveries are canceled, and pruning history. Where several
+nodes share a store, what concerns all of it is done by the one that leads."""
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 
-from gateway.clock import DAY, HOUR, MINUTE, Clock, Timestamp
+from gateway.clock import DAY, HOUR, MINUTE, SECOND, Clock, Timestamp
 from gateway.errors import GatewayError
 from gateway.model import DueDelivery, Endpoint, Result
 from gateway.registry.endpoints import cancel_reason
@@ -65,27 +66,41 @@ class ForgetAnswers(msgspec.Struct, frozen=True):
 
 
 class InterruptTests(msgspec.Struct, frozen=True):
-    """Fails the tests that were under way when the gateway went down."""
+    """Fails the tests made before *before* that were under way when their node went down."""
 
+    before: Timestamp
     at: Timestamp
 
     async def apply(self, transaction: Transaction) -> int:
-        return await transaction.interrupt_tests(self.at)
+        return await transaction.interrupt_tests(self.before, self.at)
 
 
 class Maintenance:
     """Runs beside everything else and hurries nobody."""
 
     def __init__(
-        self, *, changer: Changer, clock: Clock, retention_days: int, drain_used_keys: Callable[[], dict[str, Timestamp]]
+        self,
+        *,
+        changer: Changer,
+        unswept: Callable[[], Awaitable[Sequence[Endpoint]]],
+        clock: Clock,
+        retention_days: int,
+        test_seconds: float,
+        drain_used_keys: Callable[[], dict[str, Timestamp]],
+        leads: Callable[[], bool],
     ) -> None:
+        """*unswept* reads the endpoints that still have something to sweep; a test that is not on record as ended after
+        *test_seconds* is that of a node that went down; *leads* says whether this node does what concerns the whole store."""
         self._changer = changer
+        self._find_unswept = unswept
+        self._test_ms = round(test_seconds * SECOND)
+        self._leads = leads
         self._clock = clock
         self._retention = retention_days * DAY
         self._drain_used_keys = drain_used_keys
         self._unswept: deque[Endpoint] = deque()
         self._wake = asyncio.Event()
-        self._prune_at: Timestamp = 0
+        self._tidy_up_at: Timestamp = 0
 
     def committed(self, _fresh: Sequence[tuple[Endpoint, DueDelivery]], _results: Sequence[Result], effects: Effects) -> None:
         """Takes note of endpoints that went out of service."""
@@ -114,9 +129,9 @@ class Maintenance:
             if not await self._changer.change(Sweep(self._unswept[0])):
                 self._unswept.popleft()
         await self.touch_keys()
-        if self._clock.steady() >= self._prune_at:
-            await self._prune()
-            self._prune_at = self._clock.steady() + HOUR
+        if self._clock.steady() >= self._tidy_up_at and self._leads():
+            await self._tidy_up()
+            self._tidy_up_at = self._clock.steady() + HOUR
         await self._clock.wait(self._wake, self._clock.steady() + MINUTE)
 
     async def touch_keys(self) -> None:
@@ -124,8 +139,14 @@ class Maintenance:
         if used := self._drain_used_keys():
             await self._changer.change(TouchKeys(used))
 
-    async def _prune(self) -> None:
+    async def _tidy_up(self) -> None:
         now = self._clock.now()
+        for endpoint in await self._find_unswept():
+            self.sweep(endpoint)
+        await self._changer.change(InterruptTests(now - self._test_ms, now))
+        await self._prune(now)
+
+    async def _prune(self, now: Timestamp) -> None:
         before = now - self._retention
         while await self._changer.change(Expire(before, now)):
             pass

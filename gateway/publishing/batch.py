@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.errors import GatewayError, StoreUnavailable
+from gateway.errors import GatewayError, ReservationLapsed, StoreUnavailable, TransactionConflict
 from gateway.model import Result
 from gateway.publishing.event_queue import Entry
 from gateway.store.protocol import Change, Transaction
@@ -24,7 +24,7 @@ class PendingChange:
         self._refusal = None
         try:
             self._outcome = await self._change.apply(transaction)
-        except StoreUnavailable:
+        except (StoreUnavailable, TransactionConflict, ReservationLapsed):
             raise
         except GatewayError as refusal:
             self._refusal = refusal

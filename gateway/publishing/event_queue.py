@@ -46,6 +46,7 @@ class EventQueue:
     def __init__(self, settings: Intake) -> None:
         self._settings = settings
         self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()  # an organization's, the next one's turn first
+        self.waiting = 0  # events that nobody has taken yet
         self._count = 0
         self._bytes = 0
         self._counts: Counter[str] = Counter()
@@ -78,6 +79,7 @@ class EventQueue:
                 or self._bytes_of[organization_id] + sizes[organization_id] > most_bytes // 2
             ):
                 raise QueueFull("the organization has its share of the event queue waiting; try again in a moment")
+        self.waiting += len(publication.events)
         self._count += len(publication.events)
         self._bytes += size
         for organization_id, count in counts.items():
@@ -90,11 +92,13 @@ class EventQueue:
                 line = self._lines[organization_id] = deque()
             line.append((publication, place))
 
-    def take(self) -> Entry | None:
-        """The oldest entry, whose publisher still waits, of the organization whose turn it is; None when there is none."""
-        while self._lines:
-            organization_id, line = next(iter(self._lines.items()))
+    def take(self, *, only_unsealed: bool = False) -> Entry | None:
+        """The oldest entry, whose publisher still waits, of the organization whose turn it is; None when there is none.
+        With *only_unsealed*, an organization whose oldest entry's publication has a seal is passed over."""
+        while (organization_id := self._whose_turn(only_unsealed=only_unsealed)) is not None:
+            line = self._lines[organization_id]
             entry = line.popleft()
+            self.waiting -= 1
             if line:
                 self._lines.move_to_end(organization_id)
             else:
@@ -103,6 +107,11 @@ class EventQueue:
                 return entry
             self.release(entry)
         return None
+
+    def _whose_turn(self, *, only_unsealed: bool) -> str | None:
+        if not only_unsealed:
+            return next(iter(self._lines), None)
+        return next((organization_id for organization_id, line in self._lines.items() if line[0][0].seal is None), None)
 
     def release(self, entry: Entry) -> None:
         """The event of *entry* is committed or given up: it no longer counts."""

@@ -41,7 +41,7 @@ class FanOut:
         """Stores the events of *entries* with their deliveries. The place of a repeat is taken by the first event."""
         made = FannedOut()
         new: list[NewEvent] = []
-        indexes: dict[Tenant, TenantIndex] = {}
+        indexes = await self._up_to_date(transaction, entries)
         known = await _known_external_ids(transaction, entries)
         for publication, place in entries:
             event = publication.outcomes[place] = publication.events[place]
@@ -52,7 +52,8 @@ class FanOut:
                     continue
             index = indexes.get(event.tenant)
             if index is None:
-                index = indexes[event.tenant] = await self._index(transaction, event.tenant, made)
+                index = TenantIndex(await transaction.active_endpoints(event.tenant))
+                indexes[event.tenant] = made.indexes[event.tenant] = index
             new.append(NewEvent(event, index.revision))
             made.fresh += [(endpoint, self._delivery(event, endpoint, index)) for endpoint in index.match(event.type)]
         if new:
@@ -62,6 +63,22 @@ class FanOut:
         await _seal(transaction, entries)
         return made
 
+    async def _up_to_date(self, transaction: Transaction, entries: Sequence[Entry]) -> dict[Tenant, TenantIndex]:
+        """The indexes in memory that hold in this transaction, whatever it and other processes have changed."""
+        tenants = {publication.events[place].tenant for publication, place in entries}
+        effects = transaction.effects
+        changed = {endpoint.tenant for endpoint in effects.endpoints}
+        pinned = {organization.id for organization in effects.organizations}
+        indexes = {
+            tenant: index
+            for tenant in tenants
+            if (index := self._indexes.get(tenant)) is not None and tenant not in changed and tenant.organization_id not in pinned
+        }
+        known = {tenant: (index.revision, index.pinned_version) for tenant, index in indexes.items()}
+        for tenant in await transaction.outdated(known) if known else ():
+            del indexes[tenant]
+        return indexes
+
     def committed(self, made: FannedOut, effects: Effects) -> None:
         """The transaction is safe: what it changed makes indexes stale, and those that it read hold from now on."""
         for endpoint in effects.endpoints:
@@ -70,17 +87,6 @@ class FanOut:
         for tenant in [tenant for tenant in self._indexes if tenant.organization_id in pinned] if pinned else ():
             del self._indexes[tenant]
         self._indexes.update(made.indexes)
-
-    async def _index(self, transaction: Transaction, tenant: Tenant, made: FannedOut) -> TenantIndex:
-        """The tenant's index, with the changes of this transaction."""
-        effects = transaction.effects
-        is_stale = any(endpoint.tenant == tenant for endpoint in effects.endpoints) or any(
-            organization.id == tenant.organization_id for organization in effects.organizations
-        )
-        index = self._indexes.get(tenant)
-        if index is None or is_stale:
-            index = made.indexes[tenant] = TenantIndex(await transaction.active_endpoints(tenant))
-        return index
 
     def _delivery(self, event: AcceptedEvent, endpoint: Endpoint, index: TenantIndex) -> DueDelivery:
         delivery_id, at = self._ids.next_with_time(ids.DELIVERY)
@@ -98,12 +104,13 @@ class FanOut:
 
 
 async def _known_external_ids(transaction: Transaction, entries: Sequence[Entry]) -> dict[tuple[Tenant, str], AcceptedEvent]:
-    named = {
-        (event.tenant, event.external_id)
-        for publication, place in entries
-        if (event := publication.events[place]).external_id is not None
-    }
-    return await transaction.events_by_external_id(named) if named else {}
+    """The events that have been here before, by the external ids that these entries bring again."""
+    named: dict[tuple[Tenant, str], AcceptedEvent] = {}
+    for publication, place in entries:
+        event = publication.events[place]
+        if event.external_id is not None:
+            named.setdefault((event.tenant, event.external_id), event)
+    return await transaction.take_external_ids(list(named.values())) if named else {}
 
 
 async def _seal(transaction: Transaction, entries: Sequence[Entry]) -> None:

@@ -1,7 +1,8 @@
-"""The one writer. It drains everything that is to be stored into transactions, one after another.
+"""The one writer. It drains everything that is to be stored into transactions.
 
 While a transaction is being committed the next batch gathers, so that batches grow with load and there is no timer.
-Within a transaction changes come first, then results, and the events are matched after them.
+Within a transaction changes come first, then results, and the events are matched after them. Transactions follow one
+another; where the store takes several at once, many waiting events go into some of their own beside those.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from gateway.errors import Stopping, StoreUnavailable
+from gateway.errors import Stopping, StoreUnavailable, TransactionConflict
 from gateway.model import AcceptedEvent, Result
 from gateway.publishing.batch import Batch, PendingChange
 from gateway.publishing.event_queue import Entry, EventQueue, Publication, Seal
@@ -29,6 +30,11 @@ MAX_DELIVERIES = 5_000
 MAX_RESULTS = 2_000
 """A batch takes at most this many results."""
 
+WORTH_A_TRANSACTION = 100
+"""So many events are worth a transaction of their own beside the one that is being committed; fewer wait for it to end, since
+large batches cost less."""
+
+_TRIES = 10  # at a transaction that stands in the way of others
 _PAUSE_SECONDS = 0.5  # between attempts to commit results while the store is unavailable
 
 Listener = Callable[[Fresh, Sequence[Result], Effects], None]
@@ -43,7 +49,7 @@ class Recorder(Protocol):
 
 
 class Claimer(Protocol):
-    """Who fetches due deliveries. Both methods are called with no commit in between."""
+    """Who fetches due deliveries. Commits may end between the two calls."""
 
     def claims(self) -> Sequence[Claim]:
         """What is wanted now."""
@@ -65,7 +71,9 @@ class Writer:
         self._claimer: Claimer | None = None
         self._listeners: list[Listener] = []
         self._wake = asyncio.Event()
-        self._are_claims_wanted = False
+        self._many_wait = asyncio.Event()
+        self._claims_wanted = asyncio.Event()
+        self._is_committing = False
         self._is_closed = False
         self._is_stopping = False
         self.unavailable: str | None = None  # why the last transaction could not be committed
@@ -82,8 +90,7 @@ class Writer:
 
     def want_claims(self) -> None:
         """The claimer has something to claim."""
-        self._are_claims_wanted = True
-        self._wake.set()
+        self._claims_wanted.set()
 
     def record(self, result: Result) -> None:
         """*result* goes into the next commit; listeners hear of it then."""
@@ -114,34 +121,56 @@ class Writer:
         publication = Publication(events, seal)
         self._queue.put(publication)
         self._wake.set()
+        if self._queue.waiting >= WORTH_A_TRANSACTION:
+            self._many_wait.set()
         return await publication.done
 
     def _refuse_when_closed(self) -> None:
         if self._is_closed:
             raise Stopping("the gateway is stopping; try again in a moment")
 
-    # The loop
+    # The loops
 
     def stop(self) -> None:
         """Takes no more changes and events, and ends `run` once everything is committed."""
         self._is_closed = self._is_stopping = True
-        self._wake.set()
+        for event in (self._wake, self._many_wait, self._claims_wanted):
+            event.set()
 
     async def run(self) -> None:
         """Commits until it is stopped and nothing is left."""
         try:
-            while True:
-                self._wake.clear()  # before looking for work, so that no wake-up is lost
-                if self._are_claims_wanted and not self._is_stopping:
-                    await self._claim()
-                if batch := self._gather():
-                    await self._commit_or_give_up(batch)
-                elif self._is_stopping:
-                    return
-                elif not self._are_claims_wanted:
-                    await self._wait_for_work()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._serve_claims(), name="claims")
+                for number in range(1, self._store.transactions_at_once):
+                    tasks.create_task(self._commit_events_beside(), name=f"writer {number}")
+                await self._commit_everything()
         finally:
             self._give_up()
+
+    async def _commit_everything(self) -> None:
+        """One transaction after another, with whatever there is."""
+        while True:
+            self._wake.clear()  # before looking for work, so that no wake-up is lost
+            if batch := self._gather():
+                self._is_committing = True
+                await self._commit_or_give_up(batch)
+                self._is_committing = False
+            elif self._is_stopping:
+                return
+            else:
+                await self._wait_for_work()
+
+    async def _commit_events_beside(self) -> None:
+        """Events alone, while another transaction is being committed. Results stay in one line, since they are counted in
+        their order; so do the publications that end with a record of the whole."""
+        while not self._is_stopping:
+            self._many_wait.clear()
+            is_worth_it = self._is_committing and self.unavailable is None and self._queue.waiting >= WORTH_A_TRANSACTION
+            if is_worth_it and (entries := self._take_events(only_unsealed=True)):
+                await self._commit_or_give_up(Batch([], [], entries))
+            else:
+                await self._many_wait.wait()
 
     async def _wait_for_work(self) -> None:
         if self.unavailable is None:
@@ -189,11 +218,16 @@ class Writer:
             self._queue.release(entry)
             entry[0].failed(error)
 
-    async def _claim(self) -> None:
-        self._are_claims_wanted = False
-        claims = self._claimer.claims() if self._claimer is not None else ()
-        if self._claimer is None or not claims:
-            return
+    async def _serve_claims(self) -> None:
+        while True:
+            await self._claims_wanted.wait()
+            if self._is_stopping:
+                return
+            self._claims_wanted.clear()
+            if self._claimer is not None and (claims := self._claimer.claims()):
+                await self._claim(self._claimer, claims)
+
+    async def _claim(self, claimer: Claimer, claims: Sequence[Claim]) -> None:
         try:
             answers = await self._store.claim(claims)
         except StoreUnavailable as error:
@@ -201,18 +235,22 @@ class Writer:
             # Nothing was handed out, and everything is still wanted.
             answers = [Claimed(more_first=claim.first, more_manual=claim.manual, next_retry_at=claim.now) for claim in claims]
             await asyncio.sleep(_PAUSE_SECONDS)
-        self._claimer.claimed(claims, answers)
+        claimer.claimed(claims, answers)
 
     def _gather(self) -> Batch | None:
         changes = list(self._changes)
         self._changes.clear()
         results = [self._results.popleft() for _ in range(min(len(self._results), MAX_RESULTS))]
+        entries = self._take_events()
+        return Batch(changes, results, entries) if changes or results or entries else None
+
+    def _take_events(self, *, only_unsealed: bool = False) -> list[Entry]:
         entries: list[Entry] = []
         deliveries = 0
-        while deliveries < MAX_DELIVERIES and (entry := self._queue.take()):
+        while deliveries < MAX_DELIVERIES and (entry := self._queue.take(only_unsealed=only_unsealed)):
             entries.append(entry)
             deliveries += self._fan_out.expected(entry[0].events[entry[1]])
-        return Batch(changes, results, entries) if changes or results or entries else None
+        return entries
 
     async def _commit_or_halve(self, batch: Batch) -> None:
         try:
@@ -258,6 +296,12 @@ class Writer:
             await self._wake.wait()
 
     async def _commit(self, batch: Batch) -> tuple[FannedOut, Effects]:
+        for _ in range(_TRIES):
+            with suppress(TransactionConflict):
+                return await self._try_to_commit(batch)
+        raise StoreUnavailable("other transactions stood in the way again and again; try again in a moment")
+
+    async def _try_to_commit(self, batch: Batch) -> tuple[FannedOut, Effects]:
         made = FannedOut()
         async with self._store.transaction() as transaction:
             for pending in batch.changes:

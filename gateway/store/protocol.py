@@ -4,7 +4,7 @@
 the store cannot do it at the moment; a transaction that raised has changed nothing.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Generic, Protocol, TypeVar
 
@@ -20,8 +20,11 @@ from gateway.model import (
     DueDelivery,
     Endpoint,
     IdempotentAnswer,
+    Lease,
+    Node,
     Organization,
     Reason,
+    Reservation,
     Result,
     Revision,
     Tenant,
@@ -119,6 +122,7 @@ class Effects(msgspec.Struct):
     retried_endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # those with a new retry by hand
     keys: list[ApiKey] = msgspec.field(default_factory=list)  # added or revoked, as they are now
     organizations: list[Organization] = msgspec.field(default_factory=list)  # pinned
+    fenced: list[Result] = msgspec.field(default_factory=list)  # results that came after their lease had passed on
 
 
 class Transaction(Protocol):
@@ -137,8 +141,14 @@ class Transaction(Protocol):
     async def count_endpoints(self, organization_id: str) -> int:
         """How many endpoints the organization has in both modes, deleted ones left out."""
 
+    async def endpoints_by_id(self, endpoint_ids: Collection[str]) -> dict[str, Endpoint]:
+        """The endpoints of any tenants, deleted ones included. Nobody else changes them until the transaction ends."""
+
     async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
         """What events of the tenant are matched against."""
+
+    async def outdated(self, known: Mapping[Tenant, tuple[int, str | None]]) -> Collection[Tenant]:
+        """Those of *known* of which another process has changed an endpoint since the revision, or the pinned version."""
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
         """Stores a new endpoint."""
@@ -163,10 +173,9 @@ class Transaction(Protocol):
 
     # Events and deliveries
 
-    async def events_by_external_id(
-        self, external_ids: Collection[tuple[Tenant, str]]
-    ) -> dict[tuple[Tenant, str], AcceptedEvent]:
-        """The stored events that have these external ids."""
+    async def take_external_ids(self, events: Sequence[AcceptedEvent]) -> dict[tuple[Tenant, str], AcceptedEvent]:
+        """Takes the external ids of *events*, each of which has one, no two the same, for them, which are about to be
+        added; those that were taken before, with the event that has them."""
 
     async def add_events(self, events: Sequence[NewEvent]) -> None:
         """Stores new events."""
@@ -174,10 +183,11 @@ class Transaction(Protocol):
     async def add_deliveries(self, deliveries: Sequence[tuple[Tenant, DueDelivery]]) -> None:
         """Stores new pending deliveries. Those triggered by a test are never handed out to a lane."""
 
-    async def record_results(self, results: Sequence[Result]) -> None:
+    async def record_results(self, results: Sequence[Result]) -> Sequence[Result]:
         """Stores attempts, and what they mean for their deliveries: a success delivers from any state; a failure
         moves a delivery only when it is pending and its endpoint's activation has not passed. A retry by hand is done
-        with, unless it was interrupted."""
+        with, unless it was interrupted. A result whose lease has passed on moves nothing: its attempt is stored as fenced.
+        Those that count."""
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
         """The delivery; one whose endpoint's activation has passed shows as canceled."""
@@ -185,15 +195,16 @@ class Transaction(Protocol):
     async def add_retry(self, retry_id: str, delivery: Delivery, endpoint: Endpoint) -> None:
         """Queues a retry by hand of *delivery*, which goes to *endpoint*."""
 
-    async def interrupt_tests(self, at: Timestamp) -> int:
-        """Fails the test deliveries that are still pending (`interrupted`); how many it was."""
+    async def interrupt_tests(self, before: Timestamp, at: Timestamp) -> int:
+        """Fails the test deliveries made before *before* that are still pending (`interrupted`); how many it was."""
 
     async def expire(self, before: Timestamp, at: Timestamp, *, limit: int) -> int:
         """Fails deliveries made before *before* that are still pending (`expired`), going on where the last call ended
         and looking at up to *limit*; how many it looked at, 0 when all are done."""
 
     async def prune(self, before: Timestamp, *, limit: int) -> int:
-        """Deletes up to *limit* events made before *before* with their deliveries and attempts; how many events it was."""
+        """Deletes up to *limit* events made before *before* with their deliveries and attempts; how many events it was. A
+        store that keeps history by the day drops whole days that ended before *before*, all at once, and says 0."""
 
     # Keys, organizations, idempotency
 
@@ -210,7 +221,9 @@ class Transaction(Protocol):
         """Stores what an organization is pinned to."""
 
     async def save_answer(self, answer: IdempotentAnswer) -> None:
-        """Keeps the answer to an idempotent request, in place of one that has expired."""
+        """Keeps the answer to an idempotent request, in place of its reservation or of one that has expired.
+
+        Raises ReservationLapsed when another process has reserved the key meanwhile."""
 
     async def forget_answers(self, expired_before: Timestamp, *, limit: int) -> int:
         """Deletes up to *limit* expired answers; how many it was."""
@@ -235,16 +248,22 @@ class Changer(Protocol):
 
 
 class Intake(Protocol):
-    """The writing side. One caller at a time."""
+    """The writing side."""
+
+    transactions_at_once: int
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
-        """Begins; commits at the end of the block, synced to disk, or rolls back when the block raises."""
+        """Begins; commits at the end of the block, synced to disk, or rolls back when the block raises. Up to
+        `transactions_at_once` run side by side; others wait.
+
+        Raises TransactionConflict when two transactions stood in each other's way."""
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
-        """Due deliveries for each claim, in the claims' order. Called between transactions."""
+        """Due deliveries for each claim, in the claims' order, as of some moment since it was called: transactions may
+        end meanwhile."""
 
-    async def lane_work(self) -> Sequence[LaneWork]:
-        """The endpoints that have work waiting, in the time it takes to look at each of them."""
+    async def lane_work(self, buckets: Collection[int]) -> Sequence[LaneWork]:
+        """The endpoints in *buckets* that have work waiting, in the time it takes to look at each of them."""
 
     async def unswept_endpoints(self) -> Sequence[Endpoint]:
         """The endpoints of which deliveries of an earlier activation may still be waiting."""
@@ -289,9 +308,82 @@ class Log(Protocol):
     async def answer(self, key_hash: bytes, now: Timestamp) -> IdempotentAnswer | None:
         """The kept answer to an idempotent request, unless it has expired."""
 
+    async def reserve(self, reservation: Reservation, now: Timestamp) -> IdempotentAnswer | Reservation | None:
+        """Reserves an idempotency key for this process, whose other requests with the key are the caller's to hold off.
+        None when that is done; otherwise the kept answer, or the reservation of another process that lives."""
+
+    async def release(self, reservation: Reservation) -> None:
+        """Ends a reservation that came to no answer."""
+
     async def cursor_key(self) -> bytes:
         """32 random bytes, made with the store, that cursors are sealed with."""
 
 
+class ClusterView(msgspec.Struct, frozen=True):
+    """Who is there and who holds what, as of one moment."""
+
+    now: Timestamp  # by the database's clock
+    nodes: Sequence[Node]  # by id
+    leases: Sequence[Lease]  # by bucket, all of them
+
+
+class News(msgspec.Struct):
+    """What other processes have committed that this one holds in memory."""
+
+    effects: Effects = msgspec.field(default_factory=Effects)  # everything as it is now
+    work: list[Endpoint] = msgspec.field(default_factory=list)  # endpoints in buckets held here that have new deliveries
+    is_complete: bool = True  # False: it has been too long to tell, and everything has to be read anew
+
+
+class Cluster(Protocol):
+    """How processes that share a store settle which of them starts whose attempts, and hear of each other."""
+
+    async def join(self, node: Node) -> None:
+        """*node*, which is this process, takes part from now on."""
+
+    async def renew(self, node_id: str) -> ClusterView | None:
+        """Says that the node lives, and looks round; None when it was evicted and has to join anew under another id."""
+
+    async def view(self) -> ClusterView:
+        """Looks round."""
+
+    async def take(self, node_id: str, *, limit: int) -> dict[int, int]:
+        """Takes up to *limit* free buckets for the node; their epochs, by bucket. None are free for one that was evicted."""
+
+    async def give_back(self, node_id: str, buckets: Collection[int]) -> None:
+        """Frees those of *buckets* that the node has. Nothing that it made under their leases counts any more."""
+
+    async def evict(self, node: Node) -> bool:
+        """Takes everything from a node, unless it has renewed since it was seen as given; whether it is gone."""
+
+    async def leave(self, node_id: str) -> None:
+        """The node takes part no longer; what it still has is free."""
+
+    def hold(self, buckets: Collection[int]) -> None:
+        """From the next transaction on, new work in these buckets is this process's own affair, and all other work is
+        told to the others."""
+
+    async def settled(self) -> None:
+        """Returns when every transaction that had begun when this was called has ended."""
+
+    async def news(self) -> News:
+        """What the others have committed since the last call, some of it perhaps once more."""
+
+    async def wake_others(self) -> None:
+        """Makes the others look for news at once, when they listen."""
+
+    def wake_ups(self) -> AbstractAsyncContextManager["WakeUps"]:
+        """Listens for others that want to be looked at. Raises StoreUnavailable."""
+
+
+class WakeUps(Protocol):
+    """Being woken by other processes."""
+
+    async def next(self) -> None:
+        """Returns when somebody has woken this process since the last call. Raises StoreUnavailable when the line is dead."""
+
+
 class Store(Intake, Log, Protocol):
     """A store, open."""
+
+    cluster: Cluster | None  # None: no other process works on this store

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from gateway.model import AcceptedEvent, Attempt, Delivery, DueDelivery, Endpoint, Result, Tenant
 from gateway.registry.endpoints import cancel_reason
-from gateway.store.protocol import Change, Claim, Claimed, NewEvent, Page, Store
+from gateway.store.protocol import Change, Claim, Claimed, NewEvent, Page, Store, Transaction
 from tests.fakes import START, due, event, make_id
 
 T = TypeVar("T")
@@ -31,14 +31,20 @@ async def save_endpoint(store: Store, endpoint: Endpoint) -> Endpoint:
 
 async def add_events(store: Store, *events: AcceptedEvent, revision: int = 0) -> None:
     async with store.transaction() as transaction:
-        await transaction.add_events([NewEvent(subject, revision) for subject in events])
+        await _add_events(transaction, events, revision)
+
+
+async def _add_events(transaction: Transaction, events: Sequence[AcceptedEvent], revision: int = 0) -> None:
+    named = [subject for subject in events if subject.external_id is not None]
+    assert await transaction.take_external_ids(named) == {}
+    await transaction.add_events([NewEvent(subject, revision) for subject in events])
 
 
 async def add_deliveries(store: Store, *deliveries: DueDelivery) -> None:
     """Stores *deliveries* with their events."""
     events = {delivery.event.id: delivery.event for delivery in deliveries}
     async with store.transaction() as transaction:
-        await transaction.add_events([NewEvent(subject, 0) for subject in events.values()])
+        await _add_events(transaction, list(events.values()))
         await transaction.add_deliveries([(delivery.event.tenant, delivery) for delivery in deliveries])
 
 

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.model import (
+    BUCKETS,
     AttemptError,
     DeliveryState,
     DeliveryTrigger,
@@ -346,7 +347,7 @@ async def test_lane_work(store: Store, to: Endpoint):
     (done,) = await deliver_to(store, idle)
     await record(store, result(done, idle))
     await deliver_to(store, idle, trigger=DeliveryTrigger.TEST)
-    work = {each.endpoint.id: each for each in await store.lane_work()}
+    work = {each.endpoint.id: each for each in await store.lane_work(range(BUCKETS))}
     assert work == {
         first.id: LaneWork(first, has_first_attempts=True, next_retry_at=None, has_manual=False),
         later.id: LaneWork(later, has_first_attempts=False, next_retry_at=START + 5, has_manual=False),
@@ -360,7 +361,7 @@ async def test_lane_work_of_many_endpoints(store: Store):
     endpoints = [endpoint() for _ in range(300)]
     await add_endpoints(store, *endpoints)
     await add_deliveries(store, *(due(each) for each in endpoints))
-    assert sorted(each.endpoint.id for each in await store.lane_work()) == sorted(ids(endpoints))
+    assert sorted(each.endpoint.id for each in await store.lane_work(range(BUCKETS))) == sorted(ids(endpoints))
 
 
 async def test_lane_work_leaves_out_what_is_canceled(store: Store, to: Endpoint):
@@ -369,13 +370,13 @@ async def test_lane_work_leaves_out_what_is_canceled(store: Store, to: Endpoint)
     await to_be_retried(store, to, START)
     off = await save_endpoint(store, disabled(to, OFF, START))
     on = await save_endpoint(store, enabled(off))
-    for each in await store.lane_work():
+    for each in await store.lane_work(range(BUCKETS)):
         assert (each.has_first_attempts, each.next_retry_at, each.has_manual) == (False, None, False)
     await sweep(store, on)
-    assert list(await store.lane_work()) == []
+    assert list(await store.lane_work(range(BUCKETS))) == []
 
 
 async def test_no_work(store: Store):
     """An empty store has no work."""
-    assert list(await store.lane_work()) == []
+    assert list(await store.lane_work(range(BUCKETS))) == []
     assert list(await store.unswept_endpoints()) == []

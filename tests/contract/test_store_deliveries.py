@@ -346,19 +346,20 @@ async def test_what_has_ended_is_not_canceled(store: Store, to: Endpoint):
 
 
 async def test_interrupt_tests(store: Store, to: Endpoint):
-    """Tests that are still pending fail, and nothing else does."""
+    """Tests that are still pending fail when they are old enough, and nothing else does."""
     (test,) = await deliver_to(store, to, trigger=DeliveryTrigger.TEST)
     (done,) = await deliver_to(store, to, trigger=DeliveryTrigger.TEST)
     (plain,) = await deliver_to(store, to)
     await record(store, result(done, to))
     async with store.transaction() as transaction:
-        assert await transaction.interrupt_tests(START + 9) == 1
+        assert await transaction.interrupt_tests(START, START + 9) == 0
+        assert await transaction.interrupt_tests(START + 1, START + 9) == 1
     found = await look_up(store, test)
     assert (found.state, found.reason, found.finished_at) == (DeliveryState.FAILED, Reason.INTERRUPTED, START + 9)
     assert (await look_up(store, done)).state is DeliveryState.DELIVERED
     assert (await look_up(store, plain)).state is DeliveryState.PENDING
     async with store.transaction() as transaction:
-        assert await transaction.interrupt_tests(START + 9) == 0
+        assert await transaction.interrupt_tests(START + 1, START + 9) == 0
 
 
 async def expire(store: Store, before: int, *, limit: int = 100) -> int:
@@ -451,7 +452,7 @@ async def test_a_pruned_external_id_may_be_used_again(store: Store, to: Endpoint
     again = event(external_id="x", at=START + 5)
     await add_deliveries(store, due(to, again))
     async with store.transaction() as transaction:
-        assert await transaction.events_by_external_id([(tenant(), "x")]) == {(tenant(), "x"): again}
+        assert await transaction.take_external_ids([event(external_id="x")]) == {(tenant(), "x"): again}
 
 
 # Lists

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.errors import StoreLocked
-from gateway.model import DeliveryState, DisabledReason, Endpoint, IdempotentAnswer, Organization
+from gateway.model import BUCKETS, DeliveryState, DisabledReason, Endpoint, IdempotentAnswer, Organization
 from gateway.registry.endpoints import disabled
 from gateway.store.protocol import DeliveryFilter, Effects, EventFilter, NewEvent, Store
 from tests.contract.acts import add_endpoints, claim, deliver_to, ids, look_up, record, retry
@@ -154,7 +154,7 @@ async def test_reopening_keeps_everything(open_store: Open):
             assert await store.cursor_key() == cursor_key
             assert await store.endpoint(to.tenant, to.id) == to
             assert await store.all_keys() == [key]
-            (work,) = await store.lane_work()
+            (work,) = await store.lane_work(range(BUCKETS))
             assert (work.has_first_attempts, work.next_retry_at, work.has_manual) == (True, START + 5, True)
             answer = await claim(store, to, now=START + 5)
             assert (ids(answer.manual), ids(answer.retries), ids(answer.first)) == ([by_hand.id], [later.id], [first.id])

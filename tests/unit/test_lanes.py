@@ -313,6 +313,157 @@ def test_a_delivery_that_starts_during_the_claim_is_not_retried_beside():
     assert subject.wants_claim(START)
 
 
+# Commits during a claim
+
+
+def test_one_claim_at_a_time():
+    """While a claim is under way the lane wants no other, and is not idle."""
+    subject = lane()
+    subject.expect_first()
+    claim = subject.claim(START)
+    subject.has_more_first = False
+    assert not subject.wants_claim(START)
+    assert not subject.is_idle
+    subject.fill(claim, Claimed())
+    assert subject.is_idle
+
+
+def test_what_was_committed_during_the_claim_is_not_sent_again():
+    """The race: a result is committed after the store looked and before its answer comes. The answer still shows the
+    delivery, and it is not taken again, neither as a first attempt nor as a later one."""
+    subject = lane()
+    one, other, retried = first(), first(), later()
+    subject.offer(one)
+    subject.take()
+    subject.expect_first()
+    subject.expect_retry(START)
+    claim = subject.claim(START)
+    subject.release(one)
+    subject.fill(claim, Claimed(first=[one, other], retries=[retried]))
+    assert subject.held == {other.id, retried.id}
+    assert [subject.take(), subject.take()] == [retried, other]
+
+
+def test_a_fresh_delivery_that_the_claim_shows_too_is_taken_once():
+    """The race: a delivery comes out of a commit into its lane, and the store shows it as well."""
+    subject = lane()
+    subject.expect_retry(START)
+    claim = subject.claim(START)
+    fresh = first()
+    subject.offer(fresh)
+    subject.fill(claim, Claimed(first=[fresh], retries=[later(id=fresh.id)]))
+    assert subject.buffered == 1
+
+
+def test_what_is_left_behind_during_the_claim_is_asked_for_again():
+    """The race: the store says that nothing is left, but from before a commit whose deliveries stayed behind."""
+    subject = lane()
+    subject.expect_first()
+    claim = subject.claim(START)
+    subject.offer(first())
+    subject.fill(claim, Claimed(more_first=False))
+    assert subject.has_more_first
+    assert subject.wants_claim(START)
+
+
+def test_a_retry_that_is_put_back_during_the_claim_is_remembered():
+    """The race: the store knows of no later attempt, and one was put back meanwhile; of two, the earlier counts."""
+    subject = lane()
+    subject.expect_retry(START)
+    claim = subject.claim(START)
+    subject.expect_retry(START + 70)
+    subject.fill(claim, Claimed(next_retry_at=None))
+    assert subject.next_retry_at == START + 70
+    claim = subject.claim(START + 70)
+    subject.expect_retry(START + 90)
+    subject.fill(claim, Claimed(next_retry_at=START + 80))
+    assert subject.next_retry_at == START + 80
+
+
+def test_a_retry_by_hand_that_comes_during_the_claim_is_asked_for_again():
+    """The race: somebody asks for a retry by hand after the store looked."""
+    subject = lane()
+    subject.expect_manual()
+    claim = subject.claim(START)
+    subject.expect_manual()
+    subject.fill(claim, Claimed())
+    assert subject.wants_claim(START)
+
+
+def test_a_retry_by_hand_that_ended_during_the_claim_is_not_made_again():
+    """The race: the retry's result is committed while the store's answer is on its way. The answer is looked up again."""
+    subject = lane()
+    by_hand = manual()
+    fill(subject, manual=[by_hand])
+    assert subject.take() == by_hand
+    subject.expect_manual()
+    claim = subject.claim(START)
+    subject.release(by_hand)
+    subject.fill(claim, Claimed(manual=[by_hand]))
+    assert not subject.can_start(START)
+    assert subject.wants_claim(START)
+
+
+def test_a_retry_by_hand_whose_obstacle_ended_during_the_claim():
+    """The race: the store says that an attempt stands in the way of a retry by hand, and that attempt has ended."""
+    subject = lane()
+    delivery = first()
+    subject.offer(delivery)
+    subject.take()
+    subject.expect_manual()
+    claim = subject.claim(START)
+    subject.release(delivery)
+    subject.fill(claim, Claimed(blocked_manual=True))
+    assert subject.wants_claim(START)
+
+
+def test_a_claim_from_before_the_endpoint_was_disabled_brings_nothing():
+    """The race: the endpoint goes out of service while the store looks. What the answer brings is canceled by then."""
+    subject = lane()
+    subject.expect_first()
+    subject.expect_retry(START)
+    claim = subject.claim(START)
+    subject.change(disabled(E, DisabledReason.USER, START))
+    subject.fill(claim, Claimed(first=[first()], retries=[later()]))
+    assert subject.buffered == 0
+    subject.change(deleted(E, START))
+    subject.expect_manual()
+    claim = subject.claim(START)
+    subject.fill(claim, Claimed(manual=[manual()]))
+    assert subject.buffered == 0
+
+
+def test_the_answer_to_a_claim_that_was_given_up_is_not_taken():
+    """The lane's bucket went and came back while the store looked: the answer belongs to the time before."""
+    subject = lane()
+    subject.expect_first()
+    claim = subject.claim(START)
+    subject.abandon()
+    subject.fill(claim, Claimed(first=[first()], more_first=True))
+    assert subject.is_idle
+    subject.expect_first()
+    again = subject.claim(START)
+    subject.fill(claim, Claimed(first=[first()]))
+    assert subject.buffered == 0
+    subject.fill(again, Claimed(first=[first()]))
+    assert subject.buffered == 1
+
+
+def test_an_abandoned_lane_holds_what_is_under_way():
+    """When its bucket goes a lane lets go of all that waits, and keeps hold of what is being sent."""
+    subject = lane()
+    under_way, waiting = first(), first()
+    subject.offer(under_way)
+    subject.offer(waiting)
+    assert subject.take() == under_way
+    subject.open_requests += 1
+    subject.expect_retry(START + 5)
+    subject.abandon()
+    assert subject.held == {under_way.id}
+    assert not subject.can_start(START)
+    assert not subject.wants_claim(START + 5)
+
+
 # Changes of the endpoint
 
 

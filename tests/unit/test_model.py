@@ -32,7 +32,7 @@ STATEMENTS: list[tuple[str, Parameters]] = [
     ("record_failures", failure("pending")),
     ("record_failures", failure("failed")),
     ("cancel_passed", {"endpoint_id": "wh_1", "activation": 1, "reason": "endpoint_disabled", "at": START, "limit": 10}),
-    ("interrupt_tests", {"at": START}),
+    ("interrupt_tests", {"before": START, "at": START}),
     ("expire_deliveries", {"after": 0, "last": 100, "at": START}),
 ]
 

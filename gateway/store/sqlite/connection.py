@@ -74,6 +74,15 @@ class Connection(aiosqlite.Connection):
         found: list[list[Any]] = await self._execute(_snapshot, self._conn, statements)  # type: ignore[no-untyped-call]
         return found
 
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def driver(self) -> sqlite3.Connection:
+        """The driver's own connection, for one who sees to it that nobody uses this one meanwhile."""
+        return self._conn
+
 
 def _snapshot(connection: sqlite3.Connection, statements: Sequence[Statement]) -> list[list[Any]]:
     connection.execute("BEGIN")
@@ -106,7 +115,8 @@ async def open_reader(path: Path) -> "Reader":
 
 async def _open(path: Path, pragmas: str) -> Connection:
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
+        # A backup uses the connection of the writer from a thread of its own, in turns with it.
+        return sqlite3.connect(path, isolation_level=None, cached_statements=_CACHED_STATEMENTS, check_same_thread=False)
 
     with translated():
         connection = Connection(connect, iter_chunk_size=_ROWS_AT_ONCE)

@@ -19,6 +19,7 @@ from gateway.model import (
     Endpoint,
     IdempotentAnswer,
     Organization,
+    Reservation,
     Revision,
     Tenant,
 )
@@ -153,6 +154,12 @@ class SqliteLog:
     async def answer(self, key_hash: bytes, now: Timestamp) -> IdempotentAnswer | None:
         row = await self._one("answer", {"key_hash": key_hash, "now": now})
         return row and IdempotentAnswer(*row)
+
+    async def reserve(self, reservation: Reservation, now: Timestamp) -> IdempotentAnswer | Reservation | None:
+        return await self.answer(reservation.key_hash, now)  # no other process could have reserved it
+
+    async def release(self, reservation: Reservation) -> None:
+        """Nothing was kept of it."""
 
     async def cursor_key(self) -> bytes:
         return bytes((await self._one("meta", {"name": "cursor_key"}))[0])

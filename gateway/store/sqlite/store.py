@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -13,10 +13,10 @@ import msgspec
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant
+from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant, bucket_of
 from gateway.store import migrate, queries
-from gateway.store.protocol import Claim, Claimed, LaneWork
-from gateway.store.sqlite import rows
+from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
+from gateway.store.sqlite import backup, rows
 from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
 from gateway.store.sqlite.log import SqliteLog
 from gateway.store.sqlite.transaction import ExpiryCursor, SqliteTransaction
@@ -35,13 +35,19 @@ _encode = msgspec.json.Encoder().encode
 class SqliteStore(SqliteLog):
     """See `store.protocol.Store`."""
 
+    transactions_at_once = 1
+    cluster: Cluster | None = None
+
     def __init__(self, path: Path, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:
         super().__init__(queries.load(DIALECT))
         self._path = path
         self._connect = connect
         self._writer: Connection | None = None
+        self._turn = asyncio.Lock()  # the writing connection has one user at a time: a transaction, or a claim
         self._batch = 0
         self._expiry = ExpiryCursor()
+        self._backing_up = asyncio.Lock()
+        self._is_closing = False
         self._close = contextlib.AsyncExitStack()
 
     @classmethod
@@ -66,6 +72,7 @@ class SqliteStore(SqliteLog):
             await store._migrate()
             store._close.push_async_callback(store.close_log)
             await store.open_log(path)
+            store._close.push_async_callback(store._end_backup)
             yield store
 
     async def _connection(self) -> Connection:
@@ -97,11 +104,31 @@ class SqliteStore(SqliteLog):
             found = await (await self._connection()).execute_fetchall(self._sql["meta"], {"name": "last_batch"})
         return int(next(iter(found))[0])
 
+    # Backups
+
+    async def back_up(self, target: Path) -> int:
+        """Copies the store into the new file *target*, while it goes on; how many bytes it has. One backup at a time.
+
+        All that was committed before this was called is in it. Raises BackupRefused, StoreUnavailable.
+        """
+        async with self._backing_up:
+            return await backup.back_up(self._connection, target, turn=self._turn, goes_on=lambda: not self._is_closing)
+
+    async def _end_backup(self) -> None:
+        self._is_closing = True
+        async with self._backing_up:
+            pass
+
     # Transactions
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteTransaction]:
         """See `store.protocol.Intake.transaction`."""
+        async with self._turn, self._transaction() as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[SqliteTransaction]:
         expiry_before = self._expiry.after
         try:
             with translated():
@@ -150,6 +177,10 @@ class SqliteStore(SqliteLog):
 
     async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
         """See `store.protocol.Intake.claim`."""
+        async with self._turn:
+            return await self._claim(claims)
+
+    async def _claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
         chosen = [await self._choose(claim) for claim in claims]
         wanted = {
             (claim.endpoint.tenant, row[1])
@@ -195,21 +226,25 @@ class SqliteStore(SqliteLog):
         found = await self._select("events_by_id", {"wanted": _encode(keys).decode()})
         return {event.id: event for event in map(rows.event, found)}
 
-    async def lane_work(self) -> Sequence[LaneWork]:
+    async def lane_work(self, buckets: Collection[int]) -> Sequence[LaneWork]:
         """See `store.protocol.Intake.lane_work`."""
-        return [
+        async with self._turn:
+            found = await self._select("lane_work", {})
+        work = [
             LaneWork(
                 endpoint=rows.endpoint(row),
                 has_first_attempts=bool(row[rows.ENDPOINT_COLUMNS]),
                 next_retry_at=row[rows.ENDPOINT_COLUMNS + 1],
                 has_manual=bool(row[rows.ENDPOINT_COLUMNS + 2]),
             )
-            for row in await self._select("lane_work", {})
+            for row in found
         ]
+        return [waiting for waiting in work if bucket_of(waiting.endpoint.id) in buckets]
 
     async def unswept_endpoints(self) -> Sequence[Endpoint]:
         """See `store.protocol.Intake.unswept_endpoints`."""
-        return [rows.endpoint(row) for row in await self._select("unswept_endpoints", {})]
+        async with self._turn:
+            return [rows.endpoint(row) for row in await self._select("unswept_endpoints", {})]
 
 
 class _Choice:

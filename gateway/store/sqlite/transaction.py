@@ -112,6 +112,10 @@ class SqliteTransaction:
         row = await self._one("endpoint_by_id", {"id": endpoint_id})
         return row and rows.endpoint(row)
 
+    async def endpoints_by_id(self, endpoint_ids: Collection[str]) -> dict[str, Endpoint]:
+        found = await self._rows("endpoints_by_id", {"ids": _encode(list(endpoint_ids)).decode()})
+        return {endpoint.id: endpoint for endpoint in map(rows.endpoint, found)}
+
     async def count_endpoints(self, organization_id: str) -> int:
         return int((await self._one("count_endpoints", {"organization_id": organization_id}))[0])
 
@@ -121,6 +125,9 @@ class SqliteTransaction:
         pinned = await self._one("pinned_version", {"organization_id": tenant.organization_id})
         endpoints = await self._rows("active_endpoints", parameters)
         return ActiveEndpoints(revision or 0, tuple(map(rows.endpoint, endpoints)), pinned[0] if pinned else None)
+
+    async def outdated(self, known: Mapping[Tenant, tuple[int, str | None]]) -> Collection[Tenant]:  # noqa: ARG002 - protocol's
+        return ()  # nobody else writes to this file
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
         self._write("add_endpoint", rows.endpoint_parameters(endpoint))
@@ -153,13 +160,12 @@ class SqliteTransaction:
 
     # Events and deliveries
 
-    async def events_by_external_id(
-        self, external_ids: Collection[tuple[Tenant, str]]
-    ) -> dict[tuple[Tenant, str], AcceptedEvent]:
-        wanted = [(tenant.organization_id, tenant.mode, external_id) for tenant, external_id in external_ids]
-        found = await self._rows("events_by_external_id", {"wanted": _encode(wanted).decode()})
-        events = map(rows.event, found)
-        return {(event.tenant, event.external_id): event for event in events if event.external_id is not None}
+    async def take_external_ids(self, events: Sequence[AcceptedEvent]) -> dict[tuple[Tenant, str], AcceptedEvent]:
+        # There is nothing to take: the index on events does it, and nobody else adds any meanwhile.
+        wanted = [(event.tenant.organization_id, event.tenant.mode, event.external_id) for event in events]
+        found = await self._rows("events_by_external_id", {"wanted": _encode(wanted).decode()}) if wanted else ()
+        first = map(rows.event, found)
+        return {(event.tenant, event.external_id): event for event in first if event.external_id is not None}
 
     async def add_events(self, events: Sequence[NewEvent]) -> None:
         self._write_rows(
@@ -202,7 +208,7 @@ class SqliteTransaction:
             ],
         )
 
-    async def record_results(self, results: Sequence[Result]) -> None:
+    async def record_results(self, results: Sequence[Result]) -> Sequence[Result]:
         self._write_rows("add_attempts", list(map(rows.attempt_values, results)))
         successes = [rows.success_values(result) for result in results if result.verdict.state is DeliveryState.DELIVERED]
         if successes:
@@ -221,6 +227,7 @@ class SqliteTransaction:
         delivered = [(result.due.id,) for result in results if _ends_retries(result)]
         if delivered:
             self._write_each("remove_retries_of", delivered)
+        return results
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
         row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
@@ -238,8 +245,8 @@ class SqliteTransaction:
         )
         self.effects.retried_endpoints.append(endpoint)
 
-    async def interrupt_tests(self, at: Timestamp) -> int:
-        return await self._write_now("interrupt_tests", {"at": at})
+    async def interrupt_tests(self, before: Timestamp, at: Timestamp) -> int:
+        return await self._write_now("interrupt_tests", {"before": before, "at": at})
 
     async def expire(self, before: Timestamp, at: Timestamp, *, limit: int) -> int:
         (newest,) = await self._one("newest_delivery", {})

@@ -27,6 +27,7 @@ from gateway.registry.keys import AddKey, make_key
 from gateway.settings import Settings
 from gateway.store.protocol import Effects
 from gateway.store.sqlite import SqliteStore
+from gateway.telemetry.metrics import Metrics
 from tests.integration.api.fakes import FakeClock, FakeTester, ForgetfulRecorder, GatedPublisher
 
 ACME = Tenant("acme", Mode.LIVE)
@@ -119,6 +120,7 @@ async def serve(
         publisher = Publisher(writer=writer, ids=maker, settings=settings.events, catalogue=catalogue)
         keys = Authenticator()
         reasons: list[str | None] = [None]
+        metrics = Metrics(node={"name": "here"})
         keys.load(await store.all_keys())
         parts = ApiParts(
             settings=settings,
@@ -133,6 +135,7 @@ async def serve(
             cursor_key=await store.cursor_key(),
             keys=keys,
             readiness=lambda: reasons[-1],
+            metrics=metrics.render,
         )
         parts.pinned.load(await store.organizations())
         api = Api(parts, writer, store, clock, tester)

@@ -1,8 +1,9 @@
 """A gateway without HTTP on the real embedded store: writer and dispatcher, a scripted sender, and time that jumps."""
 
 import asyncio
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from gateway.delivery.manual_retry import QueueRetry
 from gateway.delivery.retry import RetrySchedule
 from gateway.errors import StoreUnavailable
 from gateway.ids import IdMaker
-from gateway.model import AcceptedEvent, Attempt, Delivery, DeliveryState, Endpoint, Tenant
+from gateway.model import BUCKETS, AcceptedEvent, Attempt, Delivery, DeliveryState, Endpoint, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.fan_out import FanOut
 from gateway.publishing.writer import Writer
@@ -36,6 +37,8 @@ URL = "https://receiver.example/hook"
 
 class ScriptedStore:
     """A store that counts its transactions, and fails or waits when it is told to."""
+
+    transactions_at_once = 1
 
     def __init__(self, store: SqliteStore) -> None:
         self.real = store
@@ -66,8 +69,8 @@ class ScriptedStore:
             raise self.failure
         return await self.real.claim(claims)
 
-    async def lane_work(self) -> Sequence[LaneWork]:
-        return await self.real.lane_work()
+    async def lane_work(self, buckets: Collection[int]) -> Sequence[LaneWork]:
+        return await self.real.lane_work(buckets)
 
     async def unswept_endpoints(self) -> Sequence[Endpoint]:
         return await self.real.unswept_endpoints()
@@ -227,7 +230,7 @@ class Node:
             or self.dispatcher.open_requests != self.sender.held_requests
             or self.dispatcher._uncommitted
             or self.writer._results
-            or self.writer._are_claims_wanted
+            or self.writer._claims_wanted.is_set()
             or self.claims.are_open
             or self.queue.depth
         )
@@ -261,8 +264,9 @@ async def run_node(
     )
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(node.writer.run())
-        await node.writer.change(InterruptTests(node.clock.now()))
-        node.dispatcher.resume(await store.lane_work())
+        await node.writer.change(InterruptTests(node.clock.now() + 1, node.clock.now()))
+        node.dispatcher.lease_until(math.inf)
+        node.dispatcher.hold(dict.fromkeys(range(BUCKETS), 0), await store.lane_work(range(BUCKETS)))
         node.writer.listen(node.dispatcher.committed)
         node.writer.serve_claims(node.claims)
         delivering = tasks.create_task(node.dispatcher.run())

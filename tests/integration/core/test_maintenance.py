@@ -43,7 +43,16 @@ class Cleaner:
         self.node = node
         self.used: dict[str, Timestamp] = {}
         self.clock = WatchedClock(node.clock)
-        self.maintenance = Maintenance(changer=node.writer, clock=self.clock, retention_days=days, drain_used_keys=self._drain)
+        self.maintenance = Maintenance(
+            changer=node.writer,
+            unswept=node.store.unswept_endpoints,
+            clock=self.clock,
+            retention_days=days,
+            test_seconds=60,
+            drain_used_keys=self._drain,
+            leads=lambda: self.leads,
+        )
+        self.leads = True
         node.writer.listen(self.maintenance.committed)
 
     def _drain(self) -> dict[str, Timestamp]:

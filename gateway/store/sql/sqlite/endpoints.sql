@@ -4,6 +4,9 @@ SELECT * FROM endpoints WHERE organization_id = :organization_id AND mode = :mod
 -- name: endpoint_by_id
 SELECT * FROM endpoints WHERE id = :id;
 
+-- name: endpoints_by_id
+SELECT e.* FROM json_each(:ids) AS wanted CROSS JOIN endpoints AS e ON e.id = wanted.value;
+
 -- name: endpoints
 SELECT * FROM endpoints
 WHERE organization_id = :organization_id AND mode = :mode AND deleted_at IS NULL AND id < :below

@@ -6,7 +6,9 @@ INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDA
 
 -- name: interrupt_tests
 UPDATE deliveries SET state = 'failed', reason = 'interrupted', last_error = 'interrupted', finished_at = :at
-WHERE rowid IN (SELECT rowid FROM deliveries INDEXED BY pending_tests WHERE state = 'pending' AND "trigger" = 'test');
+WHERE rowid IN (
+  SELECT rowid FROM deliveries INDEXED BY pending_tests
+  WHERE state = 'pending' AND "trigger" = 'test' AND created_at < :before);
 
 -- name: old_events
 -- Rows are in order of age, so the walk ends at the first that is young enough.

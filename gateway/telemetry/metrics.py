@@ -1,0 +1,66 @@
+"""What can be watched from outside: counters that grow with each commit, and gauges that are read when somebody looks.
+
+No label has values without bound: an organization, an endpoint or an event type is none."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import prometheus_client
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.model import Result
+
+Reading = Callable[[], float | None]
+"""The value of a gauge now; None: there is none at the moment."""
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
+
+
+class Metrics:
+    """A node's metrics. Each belongs to a registry of its own, so that several gateways fit into one process."""
+
+    def __init__(self, *, node: dict[str, str]) -> None:
+        self._registry = registry = CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=registry)
+        prometheus_client.Info("gateway_node", "This node.", registry=registry).info(node)
+        self._deliveries = prometheus_client.Counter(
+            "gateway_deliveries_made", "Deliveries of events, made with their commit.", registry=registry
+        )
+        self._attempts = prometheus_client.Counter(
+            "gateway_attempts", "Attempts on record, by what they led to.", ["state"], registry=registry
+        )
+        self._fenced = prometheus_client.Counter(
+            "gateway_results_fenced", "Results whose node had lost the endpoint's lease by then.", registry=registry
+        )
+
+    def gauge(self, name: str, meaning: str, reading: Reading) -> None:
+        """Adds a gauge that is read each time."""
+        self._registry.register(_Gauge(name, meaning, reading))
+
+    def committed(self, made: int, results: Sequence[Result], fenced: int) -> None:
+        """Counts what a commit brought."""
+        self._deliveries.inc(made)
+        for state, count in Counter(result.verdict.state for result in results).items():
+            self._attempts.labels(state).inc(count)
+        if fenced:
+            self._fenced.inc(fenced)
+
+    def render(self) -> bytes:
+        """All of it, in Prometheus's text format."""
+        return prometheus_client.generate_latest(self._registry)
+
+
+class _Gauge(Collector):
+    def __init__(self, name: str, meaning: str, reading: Reading) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._reading = reading
+
+    def describe(self) -> Iterable[Metric]:
+        return [GaugeMetricFamily(self._name, self._meaning)]
+
+    def collect(self) -> Iterable[Metric]:
+        value = self._reading()
+        return [] if value is None else [GaugeMetricFamily(self._name, self._meaning, value=value)]

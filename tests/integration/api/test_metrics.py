@@ -1,0 +1,40 @@
+"""`GET /metrics`: for service keys, at the root, in Prometheus's format."""
+
+import pytest
+
+from gateway.model import Mode, Tenant
+from tests.integration.api.conftest import Api
+
+
+async def test_a_service_key_reads_the_metrics(api: Api):
+    """Whoever reaches all organizations sees the metrics, as text that Prometheus takes."""
+    key = await api.make_key(tenant=None)
+    response = await api.client.get("/metrics", headers={"x-api-key": key})
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    text = await response.text()
+    assert 'gateway_node_info{name="here"} 1.0' in text
+    assert "gateway_deliveries_made_total 0.0" in text
+
+
+async def test_nobody_else_does(api: Api):
+    """Without a key it is a 401, with a tenant's or a restricted one a 403: metrics tell about everybody."""
+    assert (await api.client.get("/metrics")).status == 401
+    for key in (
+        await api.make_key(tenant=Tenant("acme", Mode.LIVE)),
+        await api.make_key(tenant=None, permissions=("event:write",)),
+    ):
+        assert (await api.client.get("/metrics", headers={"x-api-key": key})).status == 403
+
+
+@pytest.mark.parametrize("path", ["/api/v1/metrics"])
+async def test_they_are_at_the_root_only(api: Api, path: str):
+    """There is one place for them, which is not the API's."""
+    assert (await api.client.get(path)).status == 404
+
+
+async def test_they_are_read_and_nothing_else(api: Api):
+    """Other methods are refused by name."""
+    response = await api.client.post("/metrics")
+    assert response.status == 405
+    assert response.headers["Allow"] == "GET, HEAD"
