@@ -10,12 +10,14 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Self
 
+import msgspec
 import structlog
 
 from gateway import ids
 from gateway.api.auth import OPERATOR, Authenticator, Principal
 from gateway.api.dialects import PinnedVersions
 from gateway.api.listener import bind_tcp, bind_unix, listening
+from gateway.api.nodes import standings
 from gateway.api.server import ApiParts, build_application
 from gateway.clock import SharedTime, SystemClock
 from gateway.cluster.member import Member
@@ -29,7 +31,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
 from gateway.errors import GatewayError
 from gateway.ids import IdMaker
-from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Node, Result, Tenant
+from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Node, NodeStanding, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -59,7 +61,7 @@ class Gateway:
         self._clock = clock = SystemClock() if store.cluster is None else SystemClock(reference=shared_time)
         # Ids tell the time, and sort: nodes make them by one clock.
         self._ids = IdMaker(clock if store.cluster is None else SystemClock(wall=shared_time))
-        self._started_at = clock.now()
+        self._node = Node(self._ids.next(ids.NODE), settings.node.name or socket.gethostname(), VERSION, clock.now())
         catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
         current_version = settings.api.versions[-1]
         self._queue = EventQueue(settings.intake)
@@ -114,6 +116,8 @@ class Gateway:
             standing=self._standing,
             look_for_news=None if self._member is None else self._member.look_now,
             metrics=self._metrics.render,
+            nodes=self._nodes,
+            backup=store.back_up,
         )
         self._is_stopping = False
         self._stop_by: float | None = None
@@ -133,11 +137,12 @@ class Gateway:
         )
 
     def _make_node(self) -> Node:
-        name = self.settings.node.name or socket.gethostname()
-        return Node(self._ids.next(ids.NODE), name, VERSION, self._started_at)
+        """This node under another id, by which others tell it from what it was before they took it for dead."""
+        self._node = msgspec.structs.replace(self._node, id=self._ids.next(ids.NODE))
+        return self._node
 
     def _make_metrics(self) -> Metrics:
-        metrics = Metrics(node={"name": self.settings.node.name or socket.gethostname(), "version": VERSION})
+        metrics = Metrics(node={"name": self._node.name, "version": VERSION})
         metrics.gauge("gateway_queue_events", "Events that wait for their commit.", lambda: self._queue.depth)
         metrics.gauge("gateway_open_requests", "Attempts under way.", lambda: self._dispatcher.open_requests)
         metrics.gauge("gateway_ready", "1 when requests should come here.", lambda: float(self._readiness() is None))
@@ -272,6 +277,12 @@ class Gateway:
         if self._is_stopping:
             return "the gateway is stopping"
         return self._writer.unavailable
+
+    async def _nodes(self) -> Sequence[NodeStanding]:
+        if self._store.cluster is None or self._member is None:
+            node = msgspec.structs.replace(self._node, renewed_at=self._clock.now())
+            return [NodeStanding(node, BUCKETS, is_this=True)]
+        return standings(await self._store.cluster.view(), self._member.standing.node_id)
 
     def _standing(self) -> dict[str, object] | None:
         """How this node stands among the others; None when there are none."""

@@ -54,6 +54,7 @@ class AttemptView(msgspec.Struct, frozen=True, rename="camel"):
     url: str
     request_headers: msgspec.Raw  # an object
     resent: bool
+    fenced: bool
     response_headers: msgspec.Raw | None  # an array of [name, value]
     response_body: str | None
 
@@ -105,6 +106,7 @@ def _attempt_view(attempt: Attempt) -> AttemptView:
         url=attempt.url,
         request_headers=msgspec.Raw(attempt.request_headers),
         resent=attempt.resent,
+        fenced=attempt.fenced,
         response_headers=None if attempt.response_headers is None else msgspec.Raw(attempt.response_headers),
         # Whatever an endpoint answers is shown as text; what is no UTF-8 shows as replacement characters.
         response_body=None if attempt.response_body is None else attempt.response_body.decode(errors="replace"),

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from gateway.clock import Clock
@@ -42,6 +43,14 @@ class WaitingWork(Protocol):
         """The endpoints in *buckets* that have work waiting."""
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a node had at some moment."""
+
+    epochs: Mapping[int, int]  # of the buckets that it held
+    parting: frozenset[int]
+    returns: int
+
+
 class Leases:
     """A bucket is held (`epochs`), being given back (`_partings`, then `_quiet` until the store knows), or not this node's."""
 
@@ -61,6 +70,7 @@ class Leases:
         self._reread_at = 0.0
         self._partings: dict[int, asyncio.Task[None]] = {}
         self._quiet: set[int] = set()
+        self._returns = 0  # how often something was given back
         self._turn = asyncio.Lock()
         self._moved = asyncio.Event()
         self._return = asyncio.Event()
@@ -105,24 +115,38 @@ class Leases:
                 return
             for bucket in taken:
                 self._parted(bucket)  # it was free, whatever became of the answer when it was given back
-            self.epochs |= taken
-            self._unread |= taken.keys()
-            self._cluster.hold(frozenset(self.epochs))
-            log.info("lease.taken", buckets=sorted(taken))
+            self._begin(taken)
             if self._is_closing:
                 self.part(list(taken))
 
-    async def give_back_strays(self, node: Node, view: ClusterView) -> None:
-        """Frees what the store has as this node's and the node knows nothing of: the answer got lost when it was taken."""
-        async with self.changing():
-            strays = [
-                lease.bucket
-                for lease in view.leases
-                if lease.node_id == node.id and lease.bucket not in self.epochs and lease.bucket not in self._partings
-            ]
-            # One that was given back since the view is among them, too, and stays as it is: it is not this node's any more.
-            if strays and self.node is node:
-                await self._cluster.give_back(node.id, strays)
+    def _begin(self, taken: Mapping[int, int]) -> None:
+        self.epochs |= taken
+        self._unread |= taken.keys()
+        self._cluster.hold(frozenset(self.epochs))
+        log.info("lease.taken", buckets=sorted(taken))
+
+    def snapshot(self) -> Snapshot:
+        """What this node has at the moment, as far as it knows."""
+        return Snapshot(dict(self.epochs), frozenset(self._partings), self._returns)
+
+    def compare(self, node: Node, view: ClusterView, before: Snapshot) -> None:
+        """Brings what the node knows into line with *view*, which was asked for when *before* was how things stood."""
+        leases = {lease.bucket: lease for lease in view.leases}
+        # What has been taken since the view was asked for is not in it yet.
+        passed_on = [
+            bucket
+            for bucket, epoch in before.epochs.items()
+            if self.epochs.get(bucket) == epoch and (leases[bucket].node_id, leases[bucket].epoch) != (node.id, epoch)
+        ]
+        if passed_on:
+            self._lose(passed_on, "it is another's in the store")
+        if self._is_closing or self._returns != before.returns:  # what was given back since then may look as if it was held
+            return
+        known = before.epochs.keys() | before.parting | self.epochs.keys() | self._partings.keys()
+        # The answer got lost when they were taken.
+        found = {lease.bucket: lease.epoch for lease in view.leases if lease.node_id == node.id and lease.bucket not in known}
+        if found:
+            self._begin(found)
 
     async def read(self) -> None:
         """Tells the holder of what was taken, and of what waits in what is to be read again."""
@@ -223,6 +247,7 @@ class Leases:
             if node is None or not quiet:
                 return
             await self._cluster.give_back(node.id, quiet)
+            self._returns += 1
             if self.node is not node:
                 return
             for bucket in quiet:
@@ -253,18 +278,6 @@ class Leases:
         """The node was taken for dead: everything is another's, or free to become so."""
         self.node = None
         self._lose_all("the node was evicted")
-
-    def compare(self, node: Node, view: ClusterView, held: Mapping[int, int]) -> None:
-        """Lets go of what is another's in *view*, which was asked for while *held* was held."""
-        leases = {lease.bucket: lease for lease in view.leases}
-        # What has been taken since the view was asked for is not in it yet.
-        passed_on = [
-            bucket
-            for bucket, epoch in held.items()
-            if self.epochs.get(bucket) == epoch and (leases[bucket].node_id, leases[bucket].epoch) != (node.id, epoch)
-        ]
-        if passed_on:
-            self._lose(passed_on, "it is another's in the store")
 
     def _lose_all(self, reason: str) -> None:
         for parting in self._partings.values():

@@ -4,14 +4,14 @@ Nothing here decides by itself whether an attempt may start: the holder is told 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 
 from gateway import settings
 from gateway.clock import Clock, Timestamp
-from gateway.cluster.leases import Holder, Leases, WaitingWork
+from gateway.cluster.leases import Holder, Leases, Snapshot, WaitingWork
 from gateway.cluster.news import NewsWatch
 from gateway.cluster.observation import Conclusion, Observation
 from gateway.cluster.pause import Pause, pause
@@ -206,7 +206,7 @@ class Member:
         node = self._leases.node or await self._join()
         if node is None:
             return
-        held = dict(self._leases.epochs)
+        before = self._leases.snapshot()
         asked_at = self._clock.monotonic()
         is_renewal = asked_at >= self._renewal_at
         view = await (self._cluster.renew(node.id) if is_renewal else self._cluster.view())
@@ -221,7 +221,7 @@ class Member:
             return
         if is_renewal:
             self._renewed(asked_at)
-        self._seen(node, view, held, asked_at, answered_at)
+        self._seen(node, view, before, asked_at, answered_at)
 
     async def _join(self) -> Node | None:
         # What was made while this node took buckets for its own that were another's by then has been told to nobody. All of
@@ -247,11 +247,11 @@ class Member:
         self._lease_until = asked_at + self._lease_seconds * (1 - _MARGIN)
         self._holder.lease_until(self._lease_until)
 
-    def _seen(self, node: Node, view: ClusterView, held: Mapping[int, int], asked_at: float, answered_at: float) -> None:
-        """Takes in a view that was asked for while *held* was held."""
+    def _seen(self, node: Node, view: ClusterView, before: Snapshot, asked_at: float, answered_at: float) -> None:
+        """Takes in a view that was asked for when *before* was how things stood."""
         self._view = view
         self._conclusion = self._observation.look(view, me=node.id, asked_at=asked_at, answered_at=answered_at)
-        self._leases.compare(node, view, held)
+        self._leases.compare(node, view, before)
         known, self._known = self._known, frozenset(other.id for other in view.nodes)
         if self._known - known:
             # It may be one that was evicted and is back, and committed work meanwhile that it took for its own affair.
@@ -301,7 +301,6 @@ class Member:
         free = sum(lease.node_id is None or lease.node_id in evicted for lease in view.leases)
         if limit := shortfall(len(self._leases.epochs), share, free):
             await self._leases.take(node, limit)
-        await self._leases.give_back_strays(node, view)
         await self._leases.read()
 
     async def _evict(self, node: Node, overdue: Sequence[Node]) -> set[str]:

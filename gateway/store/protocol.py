@@ -4,8 +4,9 @@
 the store cannot do it at the moment; a transaction that raised has changed nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -387,3 +388,7 @@ class Store(Intake, Log, Protocol):
     """A store, open."""
 
     cluster: Cluster | None  # None: no other process works on this store
+
+    @property
+    def back_up(self) -> Callable[[Path], Awaitable[int]] | None:
+        """Copies the store into a new file; how many bytes it has. None where the database has means of its own."""

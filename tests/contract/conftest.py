@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway import settings
+from gateway.store.postgres import PostgresStore
 from gateway.store.protocol import Store
 from gateway.store.sqlite import SqliteStore
 
@@ -13,10 +15,12 @@ Open = Callable[[], AbstractAsyncContextManager[Store]]
 """Opens the test's store; once it is left, opens it again."""
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "postgres"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    backends: dict[str, Open] = {"sqlite": lambda: SqliteStore.open(tmp_path / "gateway.db")}
-    return backends[request.param]
+    if request.param == "sqlite":
+        return lambda: SqliteStore.open(tmp_path / "gateway.db")
+    configured = settings.Store(url=request.getfixturevalue("postgres_url"))
+    return lambda: PostgresStore.open(configured)
 
 
 @pytest.fixture

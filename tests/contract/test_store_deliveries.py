@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from gateway.clock import DAY
 from gateway.model import (
     AttemptError,
     AttemptTrigger,
@@ -429,13 +430,14 @@ async def test_expire_after_everything_was_pruned(store: Store, to: Endpoint):
 
 
 async def test_prune(store: Store, to: Endpoint):
-    """Old events go with their deliveries, attempts and waiting retries by hand, in steps; the rest stays as it is."""
-    old = await deliver_to(store, to, 3)
-    (young,) = await deliver_to(store, to, at=START + 10)
+    """Old events go with their deliveries, attempts and waiting retries by hand, in steps or by the day; the rest stays as
+    it is."""
+    old = await deliver_to(store, to, 3, at=START - 2 * DAY)
+    (young,) = await deliver_to(store, to)
     await record(store, *(result(made, to, EXHAUSTED) for made in (*old, young)))
     await retry(store, old[0], to)
     await retry(store, young, to)
-    assert [await prune(store, START + 10, limit=2) for _ in range(3)] == [2, 1, 0]
+    assert [await prune(store, START, limit=2) for _ in range(3)] in ([2, 1, 0], [0, 0, 0])
     for made in old:
         assert await store.event(tenant(), made.event.id) is None
         assert await store.delivery(tenant(), made.id) is None
@@ -447,9 +449,9 @@ async def test_prune(store: Store, to: Endpoint):
 
 async def test_a_pruned_external_id_may_be_used_again(store: Store, to: Endpoint):
     """An external id is taken for as long as its event is kept."""
-    await add_deliveries(store, due(to, event(external_id="x")))
-    await prune(store, START + 1)
-    again = event(external_id="x", at=START + 5)
+    await add_deliveries(store, due(to, event(external_id="x", at=START - DAY)))
+    await prune(store, START)
+    again = event(external_id="x")
     await add_deliveries(store, due(to, again))
     async with store.transaction() as transaction:
         assert await transaction.take_external_ids([event(external_id="x")]) == {(tenant(), "x"): again}
@@ -527,12 +529,12 @@ async def test_a_list_of_deliveries_keeps_its_place(store: Store, to: Endpoint, 
         "failed": {"state": DeliveryState.FAILED},
     }
     only = kinds[kind]
-    made = [(await deliver_to(store, to, at=START + place))[0] for place in range(9)]
+    made = [(await deliver_to(store, to, at=START + place - (DAY if place < 2 else 0)))[0] for place in range(9)]
     await record(store, *(result(each, to, EXHAUSTED) for each in made))
     first = await deliveries(store, limit=3, **only)
     newer = await deliver_to(store, to, 3, at=START + 20)
     await record(store, *(result(each, to, EXHAUSTED) for each in newer))
-    await prune(store, START + 2)
+    await prune(store, START)
     rest = await walk(lambda below: deliveries(store, below or first.next_below, limit=3, **only))
     assert ids([*first.items, *rest]) == ids(made[:1:-1])
 

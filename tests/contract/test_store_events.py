@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from gateway.clock import DAY
 from gateway.model import AcceptedEvent, Mode, Tenant
 from gateway.store.protocol import SCAN_LIMIT, EventFilter, NewEvent, Page, Store
 from tests.contract.acts import add_events, ids, walk
@@ -93,12 +94,12 @@ async def test_spans_of_time(store: Store):
 
 async def test_a_list_of_events_keeps_its_place(store: Store):
     """While events are added and old ones pruned, pages neither skip nor repeat what is there throughout."""
-    made = [event(at=START + place) for place in range(9)]
+    made = [event(at=START + place - (DAY if place < 2 else 0)) for place in range(9)]
     await add_events(store, *made)
     first = await events(store, limit=3, type="invoice.paid")
     await add_events(store, event(at=START + 20), event(at=START + 21))
     async with store.transaction() as transaction:
-        await transaction.prune(START + 2, limit=10)
+        await transaction.prune(START, limit=10)
     rest = await walk(lambda below: events(store, below or first.next_below, limit=3, type="invoice.paid"))
     assert ids([*first.items, *rest]) == ids(made[:1:-1])
 
@@ -152,13 +153,17 @@ async def test_an_external_id_is_taken_with_its_event(store: Store):
     """A transaction that takes an external id and is rolled back leaves it to the next."""
     first, second = event(external_id="x"), event(external_id="x")
     with pytest.raises(LookupError):
-        async with store.transaction() as transaction:
-            assert await transaction.take_external_ids([first]) == {}
-            await transaction.add_events([NewEvent(first, 0)])
-            raise LookupError
+        await _take_and_fail(store, first)
     await add_events(store, second)
     async with store.transaction() as transaction:
         assert await transaction.take_external_ids([first]) == {(tenant(), "x"): second}
+
+
+async def _take_and_fail(store: Store, subject: AcceptedEvent) -> None:
+    async with store.transaction() as transaction:
+        assert await transaction.take_external_ids([subject]) == {}
+        await transaction.add_events([NewEvent(subject, 0)])
+        raise LookupError
 
 
 async def test_an_external_id_of_another_tenant(store: Store):

@@ -1,7 +1,7 @@
 """The API on a real store and writer, over a real socket; nothing is delivered."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from gateway.api.http_server import ApiRunner
 from gateway.api.server import ApiParts, build_application
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
-from gateway.model import Mode, Tenant
+from gateway.model import Mode, NodeStanding, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -51,6 +51,7 @@ class Api:
         self.clock = clock
         self.tester = tester
         self.reasons: list[str | None] = [None]  # the last one is why the gateway is not ready
+        self.standings: list[NodeStanding] = []  # of the nodes that there are
         self.client: TestClient[Any, Any]
         self.key = ""
 
@@ -120,6 +121,11 @@ async def serve(
         publisher = Publisher(writer=writer, ids=maker, settings=settings.events, catalogue=catalogue)
         keys = Authenticator()
         reasons: list[str | None] = [None]
+        standings: list[NodeStanding] = []
+
+        async def nodes() -> Sequence[NodeStanding]:
+            return standings
+
         metrics = Metrics(node={"name": "here"})
         keys.load(await store.all_keys())
         parts = ApiParts(
@@ -136,10 +142,13 @@ async def serve(
             keys=keys,
             readiness=lambda: reasons[-1],
             metrics=metrics.render,
+            nodes=nodes,
+            backup=store.back_up,
         )
         parts.pinned.load(await store.organizations())
         api = Api(parts, writer, store, clock, tester)
         api.reasons = reasons
+        api.standings = standings
 
         def committed(_fresh: object, _results: object, effects: Effects) -> None:
             for key in effects.keys:

@@ -60,6 +60,7 @@ async def test_a_delivery_shows_what_was_sent_and_answered(api: Api):
             "url": "https://example.com/hook",
             "requestHeaders": {"webhook-id": event["id"]},
             "resent": False,
+            "fenced": False,
             "responseHeaders": [["Server", "x"]],
             "responseBody": "no \ufffd text\x00",
         }

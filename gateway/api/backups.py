@@ -1,0 +1,70 @@
+"""The operation on backups: for operators at the machine, since it writes a file there."""
+
+from pathlib import Path
+
+import msgspec
+from msgspec import UnsetType
+
+from gateway.api.dialects import Answer
+from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.parts import ApiParts
+from gateway.api.problems import forbidden, invalid
+from gateway.errors import BackupRefused
+
+MAX_PATH = 4_095
+"""Bytes that a path may have: PATH_MAX, limits.h, without the NUL at its end."""
+
+
+class BackupView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A backup as the API shows it."""
+
+    object: str = "backup"
+    path: str
+    bytes: int
+    seconds: float  # that it took
+
+
+class Backups:
+    """Copies the store into files of the gateway's machine."""
+
+    def __init__(self, parts: ApiParts) -> None:
+        self._parts = parts
+
+    def operations(self) -> list[Operation]:
+        """What can be done with backups."""
+        return [
+            Operation(
+                name="create_backup",
+                method="POST",
+                path="/backups",
+                permission=None,
+                handler=self.create,
+                summary="Copy the store into a new file on the gateway's machine",
+                tenant_in=TenantIn.NOWHERE,
+                for_all_tenants=True,
+            )
+        ]
+
+    async def create(self, call: Call) -> Answer:
+        """Answered once the copy is whole and on disk."""
+        if call.principal.key is not None:
+            raise forbidden("backups are for operators at the gateway's machine, and no API key reaches them")
+        body = call.read_body()
+        body.require("path")
+        path = body.text("path", least=1, most=MAX_PATH)
+        if isinstance(path, str) and not path.startswith("/"):
+            body.refuse("path", "must be absolute")
+        call.check()
+        if isinstance(path, UnsetType):
+            raise invalid(call.faults)
+        if self._parts.backup is None:
+            raise invalid(
+                [("path", "is of no use: the store is a PostgreSQL, which is backed up with its own tools (`pg_dump`)")]
+            )
+        began = self._parts.clock.monotonic()
+        try:
+            size = await self._parts.backup(Path(path))
+        except BackupRefused as error:
+            raise invalid([("path", str(error))]) from error
+        seconds = round(self._parts.clock.monotonic() - began, 3)
+        return call.dialect.one(BackupView(path=path, bytes=size, seconds=seconds), status=201)
