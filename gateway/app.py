@@ -119,6 +119,7 @@ class Gateway:
             nodes=self._nodes,
             backup=store.back_up,
         )
+        self._delivers = False
         self._is_stopping = False
         self._stop_by: float | None = None
 
@@ -184,6 +185,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _running(self, *, deliver: bool) -> AsyncIterator[None]:
+        self._delivers = deliver
         await self._load()
         self._writer.listen(self._committed)
         async with asyncio.TaskGroup() as tasks:
@@ -280,6 +282,8 @@ class Gateway:
 
     async def _nodes(self) -> Sequence[NodeStanding]:
         if self._store.cluster is None or self._member is None:
+            if not self._delivers:
+                return []
             node = msgspec.structs.replace(self._node, renewed_at=self._clock.now())
             return [NodeStanding(node, BUCKETS, is_this=True)]
         return standings(await self._store.cluster.view(), self._member.standing.node_id)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -170,6 +171,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.store.migrate_url and not self.store.migrate_url.startswith(_POSTGRESQL):
             raise SettingsError(f"store.migrate_url: must be `{_POSTGRESQL[0]}HOST/DATABASE`")
+        for name, url in (("url", self.store.url), ("migrate_url", self.store.migrate_url)):
+            if url.startswith(_POSTGRESQL) and not _is_url(url):
+                raise SettingsError(
+                    f"store.{name}: is not a URL; in a user's name and a password, `:/@?#[]%` are written as %3A and so on"
+                )
 
     @property
     def is_embedded(self) -> bool:
@@ -191,6 +197,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
+
+
+def _is_url(url: str) -> bool:
+    """Whether the parts of *url* can be told apart; several hosts, as PostgreSQL takes them, are fine."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2]
+        for host in hosts.split(","):
+            _ = urlsplit(f"//{host}").port
+    except ValueError:
+        return False
+    return True
 
 
 class _Given(msgspec.Struct, frozen=True):

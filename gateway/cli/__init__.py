@@ -16,7 +16,10 @@ _FAMILIES = {
     "deliveries": "Show deliveries and retry them.",
     "keys": "Create, list and revoke API keys.",
     "organizations": "List organizations and pin their API version.",
+    "nodes": "List the nodes that share the store.",
+    "backup": "Copy the store into a file, also while a gateway runs on it.",
     "verify": "Verify a received webhook's signatures.",
+    "copy": "Move everything from the embedded store into a PostgreSQL.",
 }
 """Modules of this package, each with a `command`, and a line for each so that showing them loads none."""
 

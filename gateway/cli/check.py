@@ -12,13 +12,16 @@ from pathlib import Path
 
 import click
 import msgspec
+from msgspec.structs import replace
 
 from gateway.cli.options import json_option, settings_options
 from gateway.cli.output import cell, print_json
 from gateway.errors import GatewayError
-from gateway.settings import MAX_SOCKET_PATH, Settings
+from gateway.settings import MAX_SOCKET_PATH, Settings, Store
 
 _OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
+_OTHER_CONNECTIONS = 5  # of a node to PostgreSQL, beside its pools: leases, news, waking and being woken, partitions
+_SILENT_SECONDS = 2  # after `store.statement_seconds`, the server ends a transaction of which it hears no more
 
 
 class Weight(StrEnum):
@@ -44,6 +47,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
 
     A setting that is unknown or has a wrong value ends it at once, as it would `gateway serve`.
     """
+    _quieten(settings)
     found = [
         Finding(Weight.OK, "every setting is known and has a possible value"),
         *settings_findings(settings),
@@ -58,6 +62,13 @@ def command(*, settings: Settings, as_json: bool) -> None:
             click.echo(f"{finding.weight:<5}  {finding.sentence}")
     if any(finding.weight is Weight.FAULT for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+def _quieten(settings: Settings) -> None:
+    """What the store would log on its way is told as a finding, or is none."""
+    from gateway.telemetry import logs  # noqa: PLC0415 - so that --help is quick
+
+    logs.configure(replace(settings.log, level="error"))
 
 
 def settings_findings(settings: Settings) -> Iterator[Finding]:
@@ -84,6 +95,15 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         )
     if any(network.endswith("/0") for network in settings.egress.allow):
         yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
+    store, lease_seconds = settings.store, settings.node.lease_seconds
+    if not settings.is_embedded and store.statement_seconds + _SILENT_SECONDS >= lease_seconds:
+        # A node that freezes in the middle of a transaction holds what it has locked.
+        yield Finding(
+            Weight.FAULT,
+            f"store.statement_seconds ({store.statement_seconds:g}) has to be more than {_SILENT_SECONDS} s below "
+            f"node.lease_seconds ({lease_seconds:g}): the server must have ended the transaction of a node that fell silent "
+            f"before another takes its work over",
+        )
     yield from _catalogue_findings(settings)
 
 
@@ -102,10 +122,11 @@ def _catalogue_findings(settings: Settings) -> Iterator[Finding]:
 
 def machine_findings(settings: Settings) -> Iterator[Finding]:
     """What the settings ask of this machine."""
-    if len(os.fsencode(settings.socket_path)) > MAX_SOCKET_PATH:
+    socket = settings.socket_path
+    if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH:
         yield Finding(
             Weight.FAULT,
-            f"the path of the operators' socket, {settings.socket_path}, is longer than {MAX_SOCKET_PATH} bytes; "
+            f"the path of the operators' socket, {socket}, is longer than {MAX_SOCKET_PATH} bytes; "
             f"set http.socket to a shorter one",
         )
     soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -133,23 +154,121 @@ def _event_loop_finding() -> Finding:
 
 
 async def store_findings(settings: Settings) -> list[Finding]:
-    """The state of the store, asked of the gateway when one is running, else seen in the file."""
-    from gateway.cli import client  # noqa: PLC0415 - so that --help is quick
-    from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
-
-    path, socket = settings.store_path, settings.socket_path
+    """The state of the store: of the embedded one asked of the gateway when one is running, else seen in the file."""
     try:
-        if await client.is_listening(socket):
-            fault = await client.readiness(socket)
-            if fault is None:
-                return [Finding(Weight.OK, f"a gateway is running on {socket}, and it is ready"), *_served_findings(path)]
-            return [Finding(Weight.FAULT, f"a gateway is running on {socket}, but it is not ready: {fault}")]
-        if not inspection.exists(path):
-            faults = _parent_findings(path)
-            return faults or [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it")]
-        return [*await _file_findings(path), *_mode_findings(path)]
+        if settings.is_embedded:
+            return await _embedded_findings(settings.store_path, settings.socket_path)
+        return await _shared_findings(settings)
     except GatewayError as error:
         return [Finding(Weight.FAULT, str(error))]
+
+
+async def _shared_findings(settings: Settings) -> list[Finding]:
+    from gateway.store.backend import require_postgres  # noqa: PLC0415 - so that --help is quick
+
+    require_postgres()
+    return [*await _gateway_findings(settings.socket_path), *await _server_findings(settings.store)]
+
+
+async def _server_findings(store: Store) -> list[Finding]:
+    from gateway.store import postgres  # noqa: PLC0415 - its driver may be missing
+
+    found = await postgres.inspect(store)  # raises what makes the server unfit
+    name = f"the PostgreSQL {found.server_version} of store.url"
+    findings = [Finding(Weight.OK, f"{name} can be reached, and keeps what it has committed")]
+    if found.pending:
+        words = f"lacks {found.pending} migration(s); `gateway migrate` or `serve` applies them"
+        findings.append(Finding(Weight.NOTE, f"the store {words}"))
+    else:
+        findings.append(Finding(Weight.OK, f"the store is at migration {found.migration}"))
+    room = await _room(store)
+    findings.append(connections_finding(store, most=room.connections, nodes=room.nodes))
+    if not room.full_page_writes:
+        findings.append(
+            Finding(
+                Weight.NOTE, f"{name} has `full_page_writes` off: right on a file system that never tears a page, nowhere else"
+            )
+        )
+    if store.migrate_url:
+        findings.append(await _owner_finding(store))
+    return findings
+
+
+def connections_finding(store: Store, *, most: int, nodes: int) -> Finding:
+    """Whether *most* connections are enough for *nodes* that run now, or for the first one. Pure."""
+    each = store.write_connections + store.read_connections + _OTHER_CONNECTIONS
+    words = f"a node opens up to {each} connections (store.write_connections + store.read_connections + {_OTHER_CONNECTIONS})"
+    if each > most:
+        return Finding(Weight.FAULT, f"{words}, and the server lets the store's role open {most}")
+    if nodes * each > most:
+        return Finding(Weight.NOTE, f"{words}, {nodes} of them run, and the server lets the store's role open {most}")
+    return Finding(Weight.OK, f"{words}: there is room for {most // each} of them on the server, and {nodes} run now")
+
+
+class _Room(msgspec.Struct, frozen=True):
+    """What a server has room for."""
+
+    connections: int  # that the store's role may open, others' left out of account
+    full_page_writes: bool
+    nodes: int  # that take part now
+
+
+_ROOM = """
+SELECT least(
+    current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+      - coalesce(current_setting('reserved_connections', true)::integer, 0),
+    (SELECT CASE WHEN rolconnlimit >= 0 THEN rolconnlimit END FROM pg_roles WHERE rolname = current_user),
+    (SELECT CASE WHEN datconnlimit >= 0 THEN datconnlimit END FROM pg_database WHERE datname = current_database())
+  ),
+  current_setting('full_page_writes')::boolean,
+  to_regclass('nodes') IS NOT NULL
+"""
+
+
+async def _room(store: Store) -> _Room:
+    from gateway.store.postgres.connection import Database, opening  # noqa: PLC0415 - its driver may be missing
+
+    async with Database(store).single() as session:
+        await session.begin(opening(seconds=store.statement_seconds, mode="READ ONLY"))
+        ((connections, full_page_writes, has_nodes),) = await session.fetch(_ROOM)
+        ((nodes,),) = await session.fetch("SELECT count(*) FROM nodes") if has_nodes else ((0,),)
+        await session.end()
+    return _Room(connections, full_page_writes, nodes)
+
+
+async def _owner_finding(store: Store) -> Finding:
+    from gateway.store.postgres.connection import Database  # noqa: PLC0415 - its driver may be missing
+
+    try:
+        async with Database(store).single(store.migrate_url):
+            return Finding(Weight.OK, "store.migrate_url can be reached")
+    except GatewayError as error:
+        return Finding(Weight.FAULT, f"store.migrate_url: {error}")
+
+
+async def _gateway_findings(socket: Path | None) -> list[Finding]:
+    """The gateway that answers on *socket*, if there is one."""
+    from gateway.cli import client  # noqa: PLC0415 - so that --help is quick
+
+    if socket is None or not await client.is_listening(socket):
+        return []
+    fault = await client.readiness(socket)
+    if fault is None:
+        return [Finding(Weight.OK, f"a gateway is running on {socket}, and it is ready")]
+    return [Finding(Weight.FAULT, f"a gateway is running on {socket}, but it is not ready: {fault}")]
+
+
+async def _embedded_findings(path: Path, socket: Path | None) -> list[Finding]:
+    from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
+
+    running = await _gateway_findings(socket)
+    if running:
+        is_ready = running[0].weight is Weight.OK
+        return [*running, *(_served_findings(path) if is_ready else ())]
+    if not inspection.exists(path):
+        faults = _parent_findings(path)
+        return faults or [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it")]
+    return [*await _file_findings(path), *_mode_findings(path)]
 
 
 async def _file_findings(path: Path) -> list[Finding]:

@@ -22,6 +22,7 @@ T = TypeVar("T")
 JsonObject = dict[str, Any]
 
 _TIMEOUT = aiohttp.ClientTimeout(total=60)  # a test of an endpoint takes as long as its attempt
+_LONG_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _START_SECONDS = 5.0  # how long another process may hold the store before its socket answers
 _PAGE = 100
 
@@ -45,11 +46,14 @@ class Api:
         tenant: TenantChoice | None = None,
         query: Mapping[str, object] | None = None,
         body: Mapping[str, object] | None = None,
+        takes_long: bool = False,
     ) -> JsonObject:
-        """The answer to a request for the parts of *path*. The *tenant* goes into the query. Raises RequestFailed."""
+        """The answer to a request for the parts of *path*, however long it takes when it *takes_long*. The *tenant* goes into the
+        query. Raises RequestFailed."""
         parameters = {} if tenant is None else self.tenant_fields(tenant)
         parameters |= {name: str(value) for name, value in (query or {}).items() if value is not None}
-        return await self._send(method, path, parameters, None if body is None else msgspec.json.encode(body))
+        content = None if body is None else msgspec.json.encode(body)
+        return await self._send(method, path, parameters, content, _LONG_TIMEOUT if takes_long else _TIMEOUT)
 
     async def list(
         self, *path: str, limit: int, tenant: TenantChoice | None = None, query: Mapping[str, object] | None = None
@@ -69,11 +73,20 @@ class Api:
         """`organizationId` and `mode`, which an operator has to name."""
         return tenant.fields(required=self._is_operator)
 
-    async def _send(self, method: str, path: tuple[str, ...], parameters: Mapping[str, str], body: bytes | None) -> JsonObject:
+    async def _send(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        parameters: Mapping[str, str],
+        body: bytes | None,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own kind
+    ) -> JsonObject:
         url = f"{self._base}/{'/'.join(quote(part, safe='') for part in path)}"
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with self._session.request(method, url, params=parameters, data=body, headers=headers) as response:
+            async with self._session.request(
+                method, url, params=parameters, data=body, headers=headers, timeout=timeout
+            ) as response:
                 return _content(response.status, await response.read(), self._base)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or "no answer in time"

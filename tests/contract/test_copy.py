@@ -48,6 +48,7 @@ from tests.fakes import (
     retry_at,
     tenant,
 )
+from tests.pgbouncer import PgBouncer
 
 OTHERS = (tenant(mode=Mode.SANDBOX), tenant("globex"))
 TENANTS = (tenant(), *OTHERS)
@@ -258,6 +259,25 @@ async def test_an_empty_store_can_be_copied(tmp_path: Path, postgres_url: str):
     assert copied.ended_at is not None
 
 
+async def test_an_old_source_is_brought_up_to_date(tmp_path: Path, postgres_url: str):
+    """A store that lacks migrations gets them first, as it would by any start, and this is told."""
+    path = tmp_path / "gateway.db"
+    path.touch()
+    async with Source.open(path) as source:
+        assert source.migrated_from == 0
+    async with Source.open(path) as source:
+        assert source.migrated_from is None
+    assert (await Move(path, settings.Store(url=postgres_url)).run()).ended_at is not None
+
+
+async def test_a_copy_through_a_pooler(move: Move, pgbouncer: PgBouncer):
+    """PgBouncer in transaction mode may stand before the database, with the settings that it needs."""
+    direct = move.target.url
+    behind = replace(move.target, url=pgbouncer.by_way_of(direct), migrate_url=direct, prepared_statements=False)
+    assert (await Move(move.path, behind).run()).ended_at is not None
+    await assert_all_there(move)
+
+
 async def test_waiting_work_is_in_its_bucket(move: Move):
     """What waits is in the bucket of its endpoint, as the nodes reckon it; a test is in none."""
     await move.run()
@@ -456,6 +476,22 @@ async def test_a_node_that_appears_meanwhile_ends_the_copy(move: Move):
     assert "tokyo-3" in str(refused.value)
     await move.sql("DELETE FROM nodes")
     assert (await move.run()).ended_at is not None
+
+
+async def test_of_two_copies_at_once_one_gives_way(move: Move):
+    """A twin of the file, which nobody's lock keeps apart, does not get its rows in beside those of the other copy."""
+    organizations, tenants = HISTORY[:2]
+    async with Source.open(move.path) as source, Target.open(move.target) as one, Target.open(move.target) as other:
+        assert await one.begin(await source.identity()) == await other.begin(await source.identity())
+        for table in (organizations, tenants):
+            async for page in source.in_order_of_age(table, after=table.start):
+                if table is organizations:
+                    await one.append(table, page)
+                    continue
+                with pytest.raises(CopyRefused) as refused:
+                    await other.append(table, page)
+                assert "another copy" in str(refused.value)
+    assert await move.sql("SELECT FROM tenants") == []
 
 
 async def test_half_a_copy_of_another_store_is_refused(move: Move):

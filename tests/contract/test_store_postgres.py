@@ -19,6 +19,7 @@ from gateway.model import (
     BUCKETS,
     AcceptedEvent,
     DeliveryState,
+    DeliveryTrigger,
     DisabledReason,
     Endpoint,
     Node,
@@ -32,6 +33,7 @@ from gateway.registry.endpoints import CreateEndpoint, disabled
 from gateway.store.postgres import PostgresStore, inspect, migrate
 from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.claims import claim_statement
+from gateway.store.postgres.cluster import mask_of
 from gateway.store.postgres.connection import Database, compiled, load_statements
 from gateway.store.postgres.partitions import day_of
 from gateway.store.protocol import DeliveryFilter, NewEvent, Store
@@ -395,6 +397,33 @@ async def test_a_take_over_waits_for_results(one: PostgresStore, other: Postgres
     assert (await look_up(other, made)).state is DeliveryState.DELIVERED
 
 
+# What others are told
+
+
+async def test_only_what_is_others_affair_is_told(one: PostgresStore, raw: asyncpg.Connection):
+    """New deliveries are told for the buckets that this process does not hold, as of the transaction's beginning; with them
+    and with nothing else a transaction leaves a row of news."""
+    mine, theirs = endpoint(), endpoint()
+    while bucket_of(mine.id) == bucket_of(theirs.id):
+        theirs = endpoint()
+    await add_endpoints(one, mine, theirs)
+    await raw.execute("DELETE FROM news")
+    assert one.cluster is not None
+    one.cluster.hold({bucket_of(mine.id)})
+    await deliver_to(one, mine)
+    await deliver_to(one, theirs, trigger=DeliveryTrigger.TEST)
+    assert await raw.fetch("SELECT FROM news") == []
+    made = due(mine), due(theirs)
+    async with one.transaction() as transaction:
+        one.cluster.hold(())
+        await transaction.add_events([NewEvent(each.event, 0) for each in made])
+        await transaction.add_deliveries([(tenant(), each) for each in made])
+    told = await raw.fetch("SELECT work, buckets FROM news")
+    assert [tuple(row) for row in told] == [([theirs.id], mask_of({bucket_of(theirs.id)}))]
+    await deliver_to(one, mine)
+    assert await raw.fetchval("SELECT count(*) FROM news") == 2
+
+
 # Commits whose end is in doubt
 
 
@@ -573,8 +602,8 @@ FROM generate_series(1, 20000) n, unnest($1::text[]) day;
 INSERT INTO external_ids SELECT organization_id, mode, external_id || left(id, 12), id FROM events;
 INSERT INTO deliveries (
   organization_id, mode, id, endpoint_id, event_id, event_type, state, "trigger", activation, api_version, created_at, is_failed)
-SELECT organization_id, mode, 'whdl_' || substr(id, 6), 'wh_' || lpad((revision + row_number() OVER () % 3000 + 1)::text, 24, '0'),
-  id, type, CASE WHEN right(id, 2) = '17' THEN 'failed' ELSE 'delivered' END, 'event', 1, 'v', 0, right(id, 2) = '17'
+SELECT organization_id, mode, 'whdl_' || substr(id, 6), 'wh_' || lpad((row_number() OVER () % 3000 + 1)::text, 24, '0'), id,
+  type, CASE WHEN right(id, 2) = '17' THEN 'failed' ELSE 'delivered' END, 'event', 1, 'v', 0, right(id, 2) = '17'
 FROM events;
 INSERT INTO due (
   delivery_id, bucket, endpoint_id, event_id, activation, scheduled_count, due_at, created_at, api_version, "trigger",
@@ -605,8 +634,8 @@ COLUMN = {"text[]": ["x"] * 20, "bigint[]": [1] * 20, "integer[]": [1] * 20, "sm
 def values_for(names: Sequence[str], types: Sequence[str], known: Mapping[str, Any]) -> list[Any]:
     """Values that look like what a statement takes."""
     values: list[Any] = []
-    for name, kind in zip(names, types, strict=True):
-        name = name.removeprefix("p0_")
+    for numbered, kind in zip(names, types, strict=True):
+        name = numbered.removeprefix("p0_")
         if name in known:
             values.append(known[name])
         elif name in {"bucket", "buckets"}:
@@ -665,7 +694,7 @@ async def test_every_statement_follows_an_index(one: PostgresStore, raw: asyncpg
     for name, (sql, names) in statements.items():
         prepared = await raw.prepare(sql)
         kinds = [_sql_name(kind) for kind in prepared.get_parameters()]
-        if "endpoint" in name and "deliveries" not in name or name in {"reset_failures", "mark_swept"}:
+        if ("endpoint" in name and "deliveries" not in name) or name in {"reset_failures", "mark_swept"}:
             known: dict[str, Any] = {**common, **of_endpoints}
         else:
             known = {**common, **(of_events if name.startswith("event") else of_deliveries)}

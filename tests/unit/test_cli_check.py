@@ -1,6 +1,9 @@
 """`gateway check` and `gateway migrate`: sentences about settings and store, and nothing changed by looking."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,9 +15,12 @@ from click.testing import CliRunner
 
 from gateway import settings
 from gateway.cli import program
-from gateway.cli.check import Weight, settings_findings
+from gateway.cli.check import Weight, connections_finding, settings_findings
 from gateway.cli.serve import is_sound
 from gateway.store.sqlite.connection import FileLock
+from tests.postgres import free_port
+
+SHARED = {"store.url": "postgresql://db/gateway"}
 
 
 def run(command: str, store: Path, *arguments: str):
@@ -148,6 +154,7 @@ async def answering(socket: Path, *, status: int, text: str) -> AsyncIterator[No
 async def test_beside_a_running_gateway_the_gateway_is_asked(store, status, text, exit_code, sentence):
     store.touch(mode=0o600)
     socket = settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    assert socket is not None
     async with answering(socket, status=status, text=text):
         result = await asyncio.to_thread(run, "check", store)
     assert result.exit_code == exit_code
@@ -187,6 +194,8 @@ def test_a_socket_path_that_no_system_takes_is_a_fault(store):
         ({"http.max_body_bytes": 1024}, Weight.NOTE, "http.max_body_bytes"),
         ({"intake.max_queue_bytes": 300_000}, Weight.FAULT, "intake.max_queue_bytes"),
         ({"egress.allow": "0.0.0.0/0"}, Weight.NOTE, "egress.allow"),
+        ({**SHARED, "store.statement_seconds": 13}, Weight.FAULT, "store.statement_seconds"),
+        ({**SHARED, "node.lease_seconds": 4.5}, Weight.FAULT, "node.lease_seconds"),
     ],
 )
 def test_settings_that_do_not_go_together_are_told_of(overrides, weight, words):
@@ -195,7 +204,58 @@ def test_settings_that_do_not_go_together_are_told_of(overrides, weight, words):
 
 
 def test_the_defaults_go_together():
+    """On either store; and what is for PostgreSQL alone does not matter on the embedded one."""
     assert list(settings_findings(settings.Settings())) == []
+    assert list(settings_findings(settings.load(environment={}, overrides=SHARED))) == []
+    assert list(settings_findings(settings.load(environment={}, overrides={"node.lease_seconds": 1}))) == []
+
+
+@pytest.mark.parametrize(
+    ("most", "nodes", "weight", "words"),
+    [
+        (12, 0, Weight.FAULT, "lets the store's role open 12"),
+        (25, 2, Weight.NOTE, "2 of them run"),
+        (97, 3, Weight.OK, "there is room for 7 of them on the server, and 3 run now"),
+    ],
+)
+def test_connections_are_counted_against_what_the_server_allows(most, nodes, weight, words):
+    """13 for a node with the default settings."""
+    finding = connections_finding(settings.Store(), most=most, nodes=nodes)
+    assert finding.weight is weight
+    assert "a node opens up to 13 connections" in finding.sentence
+    assert words in finding.sentence
+
+
+@pytest.mark.parametrize("command", ["check", "migrate"])
+def test_a_missing_driver_is_a_sentence(command):
+    """PostgreSQL's is an extra; here an interpreter that finds none."""
+    code = "import sys; sys.modules['asyncpg'] = None; from gateway.cli import main; main()"
+    arguments = [sys.executable, "-c", code, command, "--set", "store.url=postgresql://gateway:hunter2@127.0.0.1:1/gateway"]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False, env=clean_environment())
+    assert result.returncode == 1
+    assert "install it with `pip install 'webhook-gateway[postgres]'`" in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "migrate"])
+@pytest.mark.parametrize(
+    "url", ["postgresql://gateway:hunter2@127.0.0.1:{port}/gateway", "postgresql://gateway:hunter2@db/x?sslmode=none"]
+)
+def test_a_server_that_is_not_there_is_a_sentence_without_its_password(command, url):
+    """Whatever is wrong with the URL."""
+    store = f"store.url={url.format(port=free_port())}"
+    environment = {"GATEWAY_CONFIG": None, "GATEWAY_URL": None}
+    result = CliRunner().invoke(program, [command, "--set", store], env=environment)
+    assert result.exit_code == 1
+    assert "the store" in result.output
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+def clean_environment() -> dict[str, str]:
+    """That of this process, without settings for another gateway."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from gateway import settings
 from gateway.cli import program
 
+HERE = Path.cwd()
 ORG = ("--organization", "org_1", "--mode", "sandbox")
 IN_QUERY = {"organizationId": "org_1", "mode": "sandbox"}
 
@@ -48,7 +49,9 @@ def store(tmp_path) -> Path:
 @pytest.fixture
 def socket(store) -> Path:
     """The operators' socket of a gateway on the store."""
-    return settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    path = settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    assert path is not None
+    return path
 
 
 @pytest.fixture
@@ -171,6 +174,49 @@ async def test_a_repeat_is_told_of_on_standard_error(api, run):
     result = await run("events", "publish", "a.b", "--data", "{}", "--external-id", "x", *ORG)
     assert result.stdout == "whev_1\n"
     assert "published before" in result.stderr
+
+
+async def test_nodes_are_shown_by_what_they_hold(api, run):
+    """As a table, or as JSON with everything that the API says."""
+    node = {"id": "node_1", "name": "host-1", "version": "1.2.3", "buckets": 64, "isThis": True}
+    node |= {"startedAt": "2026-03-25T14:30:00.000Z", "renewedAt": "2026-03-25T14:31:00.000Z"}
+    for _ in range(2):
+        api.answer({"object": "list", "data": [node], "hasMore": False})
+    shown = await run("nodes")
+    assert shown.exit_code == 0, shown.output
+    headings, row = shown.stdout.splitlines()
+    assert headings.split() == ["ID", "NAME", "VERSION", "BUCKETS", "STARTED", "RENEWED", "THIS"]
+    assert row.split() == ["node_1", "host-1", "1.2.3", "64", node["startedAt"], node["renewedAt"], "yes"]
+    assert msgspec.json.decode((await run("nodes", "--json")).stdout) == [node]
+    assert [asked[:2] for asked in api.asked] == [("GET", "/nodes")] * 2
+
+
+async def test_a_backup_is_asked_for_by_its_absolute_path(api, run):
+    """The gateway may have been started elsewhere."""
+    api.answer({"object": "backup", "path": "x", "bytes": 3 * 2**20, "seconds": 1.25}, status=201)
+    made = await run("backup", "copy\n.db")
+    assert made.exit_code == 0, made.output
+    ((method, path, _, body),) = api.asked
+    assert (method, path, body) == ("POST", "/backups", {"path": f"{HERE}/copy\n.db"})
+    assert made.stdout == f"Backed the store up to {HERE}/copy·.db: 3.0 MiB in 1.2 s.\n"
+
+
+async def test_a_refused_backup_is_a_sentence(api, run):
+    """And ends with 1, as does one under a name that cannot be sent."""
+    error = {"code": "validation_error", "message": "path names a file that is there already: /x"}
+    api.answer({"error": error}, status=400)
+    refused = await run("backup", "/x")
+    assert (refused.exit_code, refused.stderr) == (1, f"Error: {error['message']} (validation_error)\n")
+    assert (await run("backup", "\udcff.db")).exit_code == 2
+    assert len(api.asked) == 1
+
+
+async def test_a_postgresql_is_backed_up_with_its_own_tools(run):
+    """The command says which, and asks nobody."""
+    refused = await run("backup", "copy.db", GATEWAY_STORE__URL="postgresql://gateway:hunter2@127.0.0.1:1/gateway")
+    assert refused.exit_code == 1
+    assert "`pg_dump`" in refused.stderr
+    assert "hunter2" not in refused.output
 
 
 async def test_a_list_is_fetched_page_by_page_until_there_is_enough(api, run):

@@ -40,7 +40,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
 def socket_beside(store: Path) -> Path:
     """The operators' socket of a gateway on *store*."""
-    return settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    path = settings.load(environment={"GATEWAY_STORE__URL": f"sqlite:///{store}"}).socket_path
+    assert path is not None
+    return path
 
 
 def wait_until_started(process: "subprocess.Popen[bytes]") -> dict[str, object]:

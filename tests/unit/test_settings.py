@@ -122,10 +122,40 @@ def test_a_wrong_setting_is_named_with_what_it_must_be(overrides, sentence):
 
 def test_a_store_url_of_another_kind_is_refused_without_being_shown():
     """It may hold a password."""
+    for name, url in (("store.url", "mysql://gateway:hunter2@db/gateway"), ("store.migrate_url", "sqlite:///hunter2")):
+        with pytest.raises(SettingsError) as refused:
+            settings.load(environment={}, overrides={name: url})
+        assert str(refused.value).startswith(f"{name}: must be `")
+        assert "postgresql://HOST/DATABASE`" in str(refused.value)
+        assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:hunter2/x@db/gateway", "postgresql://u:hunter2@db:port/gateway", "postgresql://u:hunter2@[db/gateway"]
+)
+def test_a_url_that_is_none_is_refused_without_being_shown(url):
+    """A password with a slash in it makes no URL: the sentence says what to do, and shows nothing of it."""
     with pytest.raises(SettingsError) as refused:
-        settings.load(environment={}, overrides={"store.url": "postgresql://gateway:hunter2@db/gateway"})
-    assert "store.url: must be `sqlite:///PATH`" in str(refused.value)
-    assert "hunter2" not in str(refused.value)
+        settings.load(environment={"GATEWAY_STORE__URL": url})
+    assert "store.url: is not a URL; in a user's name and a password" in str(refused.value)
+    assert "hunter" not in str(refused.value)
+
+
+def test_a_url_may_name_several_hosts():
+    """As PostgreSQL takes them, with a port each or without; an empty host is a socket."""
+    for url in ("postgresql://u:p%2F@one:5432,two:5433,three/gateway", "postgresql:///gateway?host=/run/postgresql"):
+        assert settings.load(environment={"GATEWAY_STORE__URL": url}).store.url == url
+
+
+@pytest.mark.parametrize("url", ["postgresql://gateway:hunter2@db/gateway", "postgres://db/gateway"])
+def test_a_shared_store_has_no_operators_socket_unless_one_is_named(url):
+    """Whoever may reach the database opens the store himself; the embedded store belongs to one process, which answers."""
+    shared = settings.load(environment={}, overrides={"store.url": url})
+    assert (shared.is_embedded, shared.socket_path) == (False, None)
+    named = settings.load(environment={}, overrides={"store.url": url, "http.socket": "/run/gateway.sock"})
+    assert named.socket_path == Path("/run/gateway.sock")
+    embedded = settings.load(environment={}, overrides={"store.url": "sqlite:////srv/gateway.db"})
+    assert (embedded.is_embedded, embedded.socket_path) == (True, Path("/srv/gateway.db.sock"))
 
 
 def test_the_sentence_says_where_a_wrong_setting_was_set(tmp_path):
