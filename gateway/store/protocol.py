@@ -205,7 +205,8 @@ class Transaction(Protocol):
 
     async def prune(self, before: Timestamp, *, limit: int) -> int:
         """Deletes up to *limit* events made before *before* with their deliveries and attempts; how many events it was. A
-        store that keeps history by the day drops whole days that ended before *before*, all at once, and says 0."""
+        store that keeps history by the day drops whole days that ended before *before*, apart from this transaction, and says
+        *limit* while there is more to do, else 0."""
 
     # Keys, organizations, idempotency
 

@@ -730,7 +730,7 @@ def queries(store: PostgresStore) -> int:
 
 async def test_round_trips(postgres_url: str):
     """A transaction takes as many round trips however much it stores: 7 with results under leases, failures, external ids
-    and events, 4 with events alone, and none when it does nothing."""
+    and events, 5 with new events and external ids alone, and none when it does nothing."""
     async with PostgresStore.open(settings.Store(url=postgres_url, write_connections=2)) as store:
         to = endpoint()
         await add_endpoints(store, to)

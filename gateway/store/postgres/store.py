@@ -86,6 +86,8 @@ class PostgresStore(PostgresLog):
             await transaction.prepare()
             if transaction.session is not None:
                 await self._commit(transaction.session, transaction.xid)
+            if transaction.has_told:
+                await self._own_cluster.wake_others()
 
     async def _commit(self, session: Session, xid: str | None) -> None:
         try:

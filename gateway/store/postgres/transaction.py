@@ -78,7 +78,7 @@ class PostgresTransaction:
         self._waiting = Bundle()
         self._work: set[str] = set()  # endpoints with new deliveries that are others' affair
         self._has_written = False
-        self._has_told = False
+        self.has_told = False  # others have something to hear of once it is committed
         self._fault: Exception | None = None
         self.session: Session | None = None
         self.xid: str | None = None  # known before there is anything to lose
@@ -103,8 +103,8 @@ class PostgresTransaction:
             "keys": sorted({key.id for key in effects.keys}),
             "organizations": sorted({organization.id for organization in effects.organizations}),
         }
-        if any(news.values()) and not self._has_told:
-            self._has_told = True
+        if any(news.values()) and not self.has_told:
+            self.has_told = True
             buckets = mask_of({bucket_of(endpoint_id) for endpoint_id in self._work})
             self._waiting.add(_NEWS, {"process_id": self._cluster.process_id, "buckets": buckets, **news})
 

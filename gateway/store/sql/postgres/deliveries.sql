@@ -166,7 +166,7 @@ WHERE r.waiting > 0;
 
 -- name: lane_work
 -- Jumps from endpoint to endpoint along each index, so the time it takes grows with the endpoints and not with what waits.
--- Not EXISTS, for which a table of everything that waits might be made.
+-- MIN, not EXISTS or LIMIT 1: only the index can tell it, so nobody thinks of looking for one row among all that wait.
 WITH RECURSIVE
   first_lanes (bucket, id) AS (
     SELECT b, (SELECT MIN(endpoint_id) FROM due WHERE bucket = b AND scheduled_count = 0)
@@ -187,9 +187,9 @@ WITH RECURSIVE
     UNION SELECT bucket, id FROM retry_lanes WHERE id IS NOT NULL
     UNION SELECT bucket, endpoint_id FROM retries WHERE bucket = ANY(:buckets::smallint[]))
 SELECT e.*,
-  (SELECT TRUE FROM due AS d WHERE d.bucket = lanes.bucket AND d.endpoint_id = lanes.id AND d.activation = e.activation
-   AND d.scheduled_count = 0 LIMIT 1) IS NOT NULL AS has_first_attempts,
+  (SELECT MIN(d.created_at) FROM due AS d WHERE d.bucket = lanes.bucket AND d.endpoint_id = lanes.id
+   AND d.activation = e.activation AND d.scheduled_count = 0) IS NOT NULL AS has_first_attempts,
   (SELECT MIN(d.due_at) FROM due AS d WHERE d.bucket = lanes.bucket AND d.endpoint_id = lanes.id
    AND d.activation = e.activation AND d.scheduled_count > 0) AS next_retry_at,
-  (SELECT TRUE FROM retries AS r WHERE r.bucket = lanes.bucket AND r.endpoint_id = lanes.id LIMIT 1) IS NOT NULL AS has_manual
+  (SELECT MIN(r.id) FROM retries AS r WHERE r.bucket = lanes.bucket AND r.endpoint_id = lanes.id) IS NOT NULL AS has_manual
 FROM lanes JOIN endpoints AS e ON e.id = lanes.id;

@@ -87,12 +87,14 @@ WHERE id = :id AND swept_activation < :activation
   AND COALESCE(deactivated_at, 0) < (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint - 60000;
 
 -- name: passed_deliveries
--- First and later attempts have an index each.
+-- First and later attempts have an index each, whose order keeps the walk to it.
 (SELECT delivery_id, organization_id, mode FROM due
- WHERE bucket = :bucket AND endpoint_id = :endpoint_id AND activation < :activation AND scheduled_count = 0 LIMIT :limit)
+ WHERE bucket = :bucket AND endpoint_id = :endpoint_id AND activation < :activation AND scheduled_count = 0
+ ORDER BY activation LIMIT :limit)
 UNION ALL
 (SELECT delivery_id, organization_id, mode FROM due
- WHERE bucket = :bucket AND endpoint_id = :endpoint_id AND activation < :activation AND scheduled_count > 0 LIMIT :limit)
+ WHERE bucket = :bucket AND endpoint_id = :endpoint_id AND activation < :activation AND scheduled_count > 0
+ ORDER BY activation LIMIT :limit)
 LIMIT :limit;
 
 -- name: cancel_passed

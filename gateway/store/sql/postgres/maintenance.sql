@@ -46,7 +46,8 @@ WHERE d.organization_id = old.organization_id AND d.mode = old.mode AND d.id = o
 -- name: prune_external_ids
 DELETE FROM external_ids
 WHERE (organization_id, mode, external_id) IN (
-  SELECT organization_id, mode, external_id FROM external_ids WHERE event_id < :events_below LIMIT :limit)
+  SELECT organization_id, mode, external_id FROM external_ids WHERE event_id < :events_below
+  ORDER BY event_id LIMIT :limit)
 RETURNING 1;
 
 -- name: prune_retries
