@@ -80,10 +80,10 @@ class Pipeline:
         return respond(answer, limits)
 
     async def admit_service(self, request: web.Request) -> None:
-        """Lets in whoever reaches all organizations and may do everything. Raises Problem for others."""
+        """Lets in whoever reaches all organizations, whatever else a key may do. Raises Problem for others."""
         principal = await self._authenticate(request.headers, self._clock.now())
-        if principal.tenant is not None or principal.permissions is not None:
-            raise problems.forbidden("this takes a service key without restrictions, which reaches every organization")
+        if principal.tenant is not None:
+            raise problems.forbidden("this takes a service key, which reaches every organization")
 
     async def _authenticate(self, headers: CIMultiDictProxy[str], now: Timestamp) -> Principal:
         if self._authority is not None:

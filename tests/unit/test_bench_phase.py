@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts.benchmarks.phase import Incomplete, Phase, Run
+from scripts.benchmarks.phase import Incomplete, Phase, Processes, Run
 from scripts.benchmarks.tally import Tally
 from scripts.benchmarks.window import Window
+
+THIS_PROCESS = Processes(measured=(os.getpid(),), receivers=(os.getpid(),))
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ class Deliverer:
 
 
 async def run(tally: Tally, deliverer: Deliverer, phase: Phase):
-    return await Run(phase, [deliverer.publish], tally).measure(os.getpid(), [os.getpid()])
+    return await Run(phase, [deliverer.publish], tally).measure(THIS_PROCESS)
 
 
 async def test_all_that_was_published_is_verified_and_only_the_middle_is_measured(tally):
@@ -49,6 +51,14 @@ async def test_all_that_was_published_is_verified_and_only_the_middle_is_measure
     assert 0 < measurement.deliveries < measurement.deliveries_verified
     assert measurement.deliveries % 12 == 0
     assert measurement.p50_ms <= measurement.p99_ms
+
+
+async def test_a_pace_bounds_what_is_published(tally):
+    """However many publish, and however fast they are answered."""
+    phase = Phase(publishers=20, per_second=100, warm_up_seconds=0.02, seconds=0.4)
+    measurement = await Run(phase, [Deliverer(tally).publish] * 20, tally).measure(THIS_PROCESS)
+    assert 0 < measurement.deliveries_verified <= 1 + (0.02 + 0.4) * 100 + 20  # each may be waiting for its turn at the end
+    assert 0 < measurement.events_per_second <= 130
 
 
 async def test_a_missing_delivery_fails_the_phase(tally):
@@ -81,7 +91,7 @@ async def test_one_missing_and_another_sent_twice_do_not_cancel_out(tally):
 async def test_publishers_who_wait_for_the_window_at_the_end_are_let_go(tally):
     """Also when they are more than the window lets in."""
     deliverer = Deliverer(tally)
-    await asyncio.wait_for(Run(short(), [deliverer.publish] * 50, tally).measure(os.getpid(), [os.getpid()]), 10)
+    await asyncio.wait_for(Run(short(), [deliverer.publish] * 50, tally).measure(THIS_PROCESS), 10)
 
 
 async def test_the_window_lets_one_in_for_each_that_is_over():
