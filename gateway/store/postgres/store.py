@@ -13,6 +13,7 @@ import structlog
 from gateway import settings
 from gateway.errors import StoreUnavailable
 from gateway.model import Endpoint
+from gateway.store.copying.unfinished import refuse_unfinished
 from gateway.store.postgres import claims, migration, rows
 from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.cluster import PostgresCluster
@@ -48,7 +49,7 @@ class PostgresStore(PostgresLog):
     async def open(cls, configured: settings.Store) -> AsyncIterator[Self]:
         """The store at `store.url`, made and migrated when need be.
 
-        Raises SchemaMismatch, StoreUnavailable.
+        Raises SchemaMismatch, StoreUnavailable, CopyUnfinished.
         """
         await migration.migrate(configured)
         database = Database(configured)
@@ -56,6 +57,7 @@ class PostgresStore(PostgresLog):
             store = cls(database, cluster)
             await store._partitions.ensure_ahead()
             async with store._transaction_on_its_own() as session:
+                await refuse_unfinished(session)
                 await session.rows("add_meta", {"name": "cursor_key", "value": secrets.token_bytes(32)})
             yield store
 

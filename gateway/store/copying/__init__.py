@@ -1,0 +1,1 @@
+"""Moving in: everything that an embedded store holds, waiting work included, into a PostgreSQL."""
