@@ -121,7 +121,7 @@ class Dispatcher:
         for endpoint in work:
             if bucket_of(endpoint.id) in self._epochs:
                 lane = self._lane(endpoint)
-                lane.expect_first()
+                lane.expect_unseen()
                 self._look(lane)
         self._start_due()
 

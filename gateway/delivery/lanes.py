@@ -25,6 +25,7 @@ class _Asked:
         self.claim = claim
         self.let_go: set[str] = set()  # deliveries that were held at some moment since: the answer may still show them
         self.has_more_first = False  # some were left behind since
+        self.has_unseen_first = False  # others have committed some since
         self.has_more_manual = False
         self.next_retry_at: Timestamp | None = None  # of those that were put back since
 
@@ -42,7 +43,8 @@ class Lane:
         self.held: set[str] = set()  # ids of deliveries
         self.looks: set[Timestamp] = set()  # when it will be looked at
         # What the store has besides the buffer.
-        self.has_more_first = False
+        self.has_more_first = False  # older than whatever is fresh
+        self.has_unseen_first = False  # committed by other nodes, beside what is fresh here
         self.has_more_manual = False
         self.has_blocked_manual = False  # retries by hand whose delivery is held
         self.next_retry_at: Timestamp | None = None
@@ -64,6 +66,7 @@ class Lane:
             or self.open_requests
             or self._asked is not None
             or self.has_more_first
+            or self.has_unseen_first
             or self.has_more_manual
             or self.has_blocked_manual
             or self.next_retry_at is not None
@@ -71,7 +74,10 @@ class Lane:
 
     def offer(self, due: DueDelivery) -> None:
         """Takes a delivery of a fresh commit, or leaves it in the store."""
-        if self.has_more_first or self.buffered >= BUFFER or self._bytes >= BUFFER_BYTES:
+        is_full = self.buffered >= BUFFER or self._bytes >= BUFFER_BYTES
+        # Those of other nodes are fetched when the buffer runs low, so it must not be kept full without them.
+        is_others_turn = self.has_unseen_first and not self._is_low
+        if self.has_more_first or is_full or is_others_turn:
             # Once some are left behind, later ones stay behind them until a claim has fetched all.
             self.expect_first()
             return
@@ -91,6 +97,13 @@ class Lane:
         self.has_more_first = True
         if self._asked is not None:
             self._asked.has_more_first = True
+
+    def expect_unseen(self) -> None:
+        """Other nodes have committed first attempts. They come beside those that are fresh here: of events published through
+        different nodes at once, none is the first."""
+        self.has_unseen_first = True
+        if self._asked is not None:
+            self._asked.has_unseen_first = True
 
     def expect_manual(self) -> None:
         """Retries by hand wait in the store."""
@@ -161,7 +174,8 @@ class Lane:
             return False
         if self.next_retry_at is not None and self.next_retry_at <= now and not self._retries:
             return True  # they go before the first attempts that fill the buffer
-        return self._is_low and (self.has_more_first or (self.next_retry_at is not None and self.next_retry_at <= now))
+        has_first = self.has_more_first or self.has_unseen_first
+        return self._is_low and (has_first or (self.next_retry_at is not None and self.next_retry_at <= now))
 
     def next_look_at(self, now: Timestamp) -> Timestamp | None:
         """When something changes by the passing of time alone; None when nothing does."""
@@ -184,7 +198,7 @@ class Lane:
             under_way=tuple(self.held.difference(waiting)) if self.has_more_manual else (),
             manual=self.has_more_manual,
             retries=is_sending and self.next_retry_at is not None and self.next_retry_at <= now,
-            first=is_sending and self.has_more_first and self._is_low,
+            first=is_sending and (self.has_more_first or self.has_unseen_first) and self._is_low,
         )
         self._asked = _Asked(claim)
         return claim
@@ -212,6 +226,7 @@ class Lane:
                 self.expect_retry(asked.next_retry_at)
         if claim.first:
             self.has_more_first = claimed.more_first or asked.has_more_first
+            self.has_unseen_first = asked.has_unseen_first
 
     def _fill_manual(self, found: Sequence[DueDelivery], asked: _Asked) -> None:
         if self.endpoint.deleted_at is not None:
@@ -232,7 +247,7 @@ class Lane:
             line.clear()
         self._bytes = 0
         self._asked = None
-        self.has_more_first = self.has_more_manual = self.has_blocked_manual = False
+        self.has_more_first = self.has_unseen_first = self.has_more_manual = self.has_blocked_manual = False
         self.next_retry_at = None
 
     def change(self, endpoint: Endpoint) -> None:
@@ -250,7 +265,7 @@ class Lane:
                     self._let_go(due.id)
                     self._bytes -= len(due.event.data)
                 line.clear()
-            self.has_more_first = False
+            self.has_more_first = self.has_unseen_first = False
             self.next_retry_at = None
         if endpoint.url != self.endpoint.url or endpoint.is_active != self.endpoint.is_active:
             self.paused_until = 0

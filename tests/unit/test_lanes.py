@@ -449,6 +449,49 @@ def test_the_answer_to_a_claim_that_was_given_up_is_not_taken():
     assert subject.buffered == 1
 
 
+def test_what_other_nodes_committed_does_not_hold_back_what_is_fresh():
+    """While work of other nodes waits to be fetched, fresh deliveries go into the buffer all the same."""
+    subject = lane()
+    subject.expect_unseen()
+    fresh, foreign = first(), first()
+    subject.offer(fresh)
+    assert not subject.is_idle
+    assert subject.wants_claim(START)
+    claim = subject.claim(START)
+    assert claim.first
+    subject.fill(claim, Claimed(first=[fresh, foreign]))
+    assert (subject.buffered, subject.wants_claim(START)) == (2, False)
+
+
+def test_what_other_nodes_committed_is_not_starved_by_what_is_fresh():
+    """However much is fresh, the buffer runs low in the end, and the work of other nodes is fetched."""
+    subject = lane()
+    subject.expect_unseen()
+    for _ in range(BUFFER):
+        subject.offer(first())
+    assert 0 < subject.buffered < BUFFER
+    for _ in range(BUFFER):
+        if subject.wants_claim(START):
+            break
+        subject.offer(first())
+        subject.offer(first())
+        subject.take()
+    assert subject.wants_claim(START)
+    assert subject.claim(START).first
+
+
+def test_news_that_come_during_the_claim_are_asked_for_again():
+    """The race: other nodes commit after the store looked."""
+    subject = lane()
+    subject.expect_unseen()
+    claim = subject.claim(START)
+    subject.expect_unseen()
+    subject.fill(claim, Claimed())
+    assert subject.wants_claim(START)
+    subject.fill(subject.claim(START), Claimed())
+    assert subject.is_idle
+
+
 def test_an_abandoned_lane_holds_what_is_under_way():
     """When its bucket goes a lane lets go of all that waits, and keeps hold of what is being sent."""
     subject = lane()
