@@ -18,8 +18,10 @@ from gateway.api.auth import OPERATOR, Authenticator, Principal
 from gateway.api.dialects import PinnedVersions
 from gateway.api.listener import bind_tcp, bind_unix, listening
 from gateway.api.nodes import standings
+from gateway.api.rate_limit import RateLimiter
 from gateway.api.server import ApiParts, build_application
 from gateway.clock import SharedTime, SystemClock
+from gateway.cluster.demand import DemandSharing
 from gateway.cluster.member import Member
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
@@ -87,6 +89,8 @@ class Gateway:
         self._authenticator = Authenticator()
         self._pinned = PinnedVersions()
         self._member = None if store.cluster is None else self._make_member(store.cluster, shared_time)
+        per_second = settings.limits.requests_per_second
+        self._limiter = RateLimiter(per_second) if per_second > 0 else None
         self._metrics = self._make_metrics()
         self._maintenance = Maintenance(
             changer=self._writer,
@@ -112,6 +116,7 @@ class Gateway:
             cursor_key=cursor_key,
             keys=self._authenticator,
             pinned=self._pinned,
+            limiter=self._limiter,
             readiness=self._readiness,
             standing=self._standing,
             look_for_news=None if self._member is None else self._member.look_now,
@@ -190,7 +195,10 @@ class Gateway:
         self._writer.listen(self._committed)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(self._writer.run(), name="writer")
-            delivering = maintaining = None
+            delivering = maintaining = sharing = None
+            if self._limiter is not None and self._store.cluster is not None:
+                demand = DemandSharing(cluster=self._store.cluster, limiter=self._limiter, clock=self._clock)
+                sharing = tasks.create_task(demand.run(), name="demand")
             if deliver:
                 await self._resume()
                 delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
@@ -201,8 +209,9 @@ class Gateway:
                 yield
             finally:
                 self._begin_stop()
-                if maintaining is not None:
-                    maintaining.cancel()
+                for task in (maintaining, sharing):
+                    if task is not None:
+                        task.cancel()
                 if delivering is not None:
                     # Leases go back while the open attempts end, each as soon as its bucket is quiet.
                     async with asyncio.TaskGroup() as leaving:

@@ -14,6 +14,7 @@ from gateway.clock import SECOND, Timestamp
 from gateway.cluster.member import Member
 from gateway.errors import StoreUnavailable
 from gateway.model import BUCKETS, Endpoint, Lease, Node, bucket_of
+from gateway.store.postgres.cluster import DEMAND_TOLD_FOR
 from gateway.store.protocol import ClusterView, LaneWork, News
 from tests.fakes import PATIENCE_SECONDS, START, FakeClock, endpoint
 
@@ -42,6 +43,9 @@ class FakeStore:
         self.waiting: Counter[str] = Counter()  # deliveries by endpoint
         self.endpoints: dict[str, Endpoint] = {}
         self.told: list[Told] = []
+        self.demand: dict[
+            tuple[str, int], tuple[float, Timestamp]
+        ] = {}  # by key and process: what it is asked for, and as of when
         self.oldest_told = 0
         self.is_down = False
         self.processes: list[FakeProcess] = []
@@ -272,6 +276,16 @@ class FakeProcess:
         work = [row.work for row in rows if row.process is not self and bucket_of(row.work.id) in self.held]
         await self._end("news")
         return News(work=work, is_complete=not missed)
+
+    async def share_demand(self, demand: Mapping[str, float]) -> Mapping[str, Sequence[float]]:
+        await self._begin("share_demand")
+        now, others = self.store.now, dict[str, list[float]]()
+        for (key, process), (asked, at) in self.store.demand.items():
+            if key in demand and process != id(self) and now - at < DEMAND_TOLD_FOR:
+                others.setdefault(key, []).append(asked)
+        self.store.demand |= {(key, id(self)): (asked, now) for key, asked in demand.items()}
+        await self._end("share_demand")
+        return others
 
     async def wake_others(self) -> None:
         self.store.calls += 1

@@ -1,88 +1,45 @@
-"""A private PostgreSQL server for tests: made from Debian's binaries, on loopback, in a directory that is thrown away."""
+"""A private PostgreSQL server for tests, in memory where that can be, with what only tests do to one."""
 
 import asyncio
 import contextlib
 import itertools
 import os
-import pwd
-import random
-import re
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Literal, Self, TypedDict
-from urllib.parse import quote, urlsplit
+from typing import Self
+from urllib.parse import urlsplit
 
-StopMode = Literal["smart", "fast", "immediate"]
+from scripts.benchmarks import postgres_server
+from scripts.benchmarks.postgres_server import (
+    Binaries,
+    BinariesMissingError,
+    ServerError,
+    StopMode,
+    database_of,
+    find_program,
+    free_port,
+    own_folder,
+    start_server,
+    wait_until,
+)
 
-PATIENCE_SECONDS = 60.0
+__all__ = [
+    "BinariesMissingError",
+    "PostgresServer",
+    "ServerError",
+    "StopMode",
+    "by_way_of",
+    "find_program",
+    "free_port",
+    "own_folder",
+    "private_directory",
+    "start_server",
+    "wait_until",
+]
+
 _ROOM_BYTES = 4 * 2**30  # a GiB of write-ahead log, and the databases of tests
-_SIGNALS: Mapping[StopMode, signal.Signals] = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_SETTINGS = """
-listen_addresses = '127.0.0.1'
-max_connections = 200
-fsync = on
-synchronous_commit = on
-full_page_writes = on
-log_min_messages = 'warning'
-log_line_prefix = '%m [%p] %q%u@%d '
-log_lock_waits = on
-log_timezone = 'UTC'
-"""
-# Ends a server and removes its directory when its standard input closes, however the test run ended: an exit handler would not
-# outlive a SIGKILL, and the kernel's own parent-death signal follows the thread that started the process. The working directory
-# tells that a process is still the one that wrote its id there.
-_WATCHDOG = """
-directory=$1 folder=$2 pid_file=$3 signal=$4
-read -r _
-pid=$(head -n 1 "$pid_file")
-while [ "$(readlink "/proc/$pid/cwd")" = "$folder" ]; do
-    kill -s "$signal" "$pid"
-    sleep 0.05
-done
-rm -rf "$directory"
-"""
-
-
-class BinariesMissingError(Exception):
-    """This machine has no such program; the sentence says which, and how to get it."""
-
-
-class ServerError(Exception):
-    """A server for tests, or a program that speaks to it, failed; with what it said."""
-
-
-class _User(TypedDict, total=False):
-    user: int
-    group: int
-    extra_groups: list[int]
-
-
-def unprivileged() -> _User:
-    """Whom servers run as, for `subprocess`: they refuse root, so then as an account that may do nothing; else as ourselves."""
-    if os.geteuid() != 0:
-        return {}
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            account = pwd.getpwnam(name)
-            return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    raise BinariesMissingError("a PostgreSQL for tests cannot run as root, and there is no account 'postgres' or 'nobody'.")
-
-
-def find_program(name: str, package: str, folders: Sequence[Path] = ()) -> Path:
-    """The program *name*, from the first of *folders* that has it, or else from PATH and where Debian keeps servers."""
-    path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath), "/usr/sbin"])
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise BinariesMissingError(f"there is no {name} on this machine; on Debian and Ubuntu: apt-get install {package}.")
-    return Path(found)
 
 
 def by_way_of(port: int, url: str) -> str:
@@ -91,127 +48,41 @@ def by_way_of(port: int, url: str) -> str:
     return parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{port}").geturl()
 
 
-def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel hands out: it stays free while a server restarts."""
-    for port in random.sample(range(20_000, 30_000), 1000):
-        with socket.socket() as candidate, contextlib.suppress(OSError):
-            candidate.bind(("127.0.0.1", port))
-            return port
-    raise ServerError("no port between 20000 and 30000 is free.")
+def private_directory(folder: str, pid_file: str, end: str) -> AbstractContextManager[Path]:
+    """See `postgres_server.private_directory`; in memory where there is room."""
+    return postgres_server.private_directory(folder, pid_file, end, parent=_memory())
 
 
-def wait_until(claim: Callable[[], bool], words: str) -> None:
-    """Returns when *claim* holds: for facts of other processes that only asking again can tell."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not claim():
-        if time.monotonic() > until:
-            raise ServerError(f"waited {PATIENCE_SECONDS:g} s for: {words}")
-        time.sleep(0.005)
+def _memory() -> Path | None:
+    memory = Path("/dev/shm")
+    # In a container it may hold 64 MiB.
+    has_room = os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free >= _ROOM_BYTES
+    return memory if has_room else None
 
 
-@dataclass(frozen=True)
-class Binaries:
-    """PostgreSQL's programs."""
+class PostgresServer(postgres_server.PostgresServer):
+    """A server that tests start and stop. What is awaited works beside the event loop and belongs to none."""
 
-    folder: Path
-    version: int
-
-    @classmethod
-    def find(cls) -> Self:
-        """The newest that Debian's packages installed, or else the one on PATH."""
-        installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: float(folder.parent.name), reverse=True)
-        folder = find_program("initdb", "postgresql", installed).resolve().parent
-        for name in ("postgres", "psql"):
-            find_program(name, "postgresql", [folder])
-        words = subprocess.run([folder / "postgres", "--version"], check=True, capture_output=True, text=True).stdout
-        version = re.search(r"\d+", words)
-        assert version is not None, words
-        return cls(folder=folder, version=int(version[0]))
-
-
-class PostgresServer:
-    """The server: one superuser for the tests' own business, and a role `gateway` that owns its databases and is nothing more.
-
-    What is awaited works beside the event loop and belongs to none; the rest is quick and blocks. Nothing is left of the server,
-    however the test run ends.
-    """
-
-    def __init__(self, binaries: Binaries, directory: Path) -> None:
-        self._binaries = binaries
-        self._psql = find_program("psql", "postgresql", [binaries.folder])
+    def __init__(self, binaries: Binaries, directory: Path, settings: Mapping[str, str]) -> None:
+        super().__init__(binaries, directory, settings)
         self._numbers = itertools.count(1)
-        self._process: subprocess.Popen[bytes] | None = None
-        self.directory = directory
-        self.data = directory / "postgres"
-        self.log = directory / "postgres.log"
-        self.port = free_port()
-        self.password = f"{secrets.token_hex(8)}:/@%?"  # what a URL can only hold encoded
-        self._admin_password = secrets.token_hex(16)
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls) -> Iterator[Self]:
-        """A running server with no database but its own, until the context is left."""
-        binaries = Binaries.find()
-        with private_directory("postgres", "postmaster.pid", "QUIT") as directory:
-            server = cls(binaries, directory)
-            server._make()
-            server._start()
-            try:
-                server.run_sql(server.admin_url(), f"CREATE ROLE gateway LOGIN PASSWORD '{server.password}'")
-                yield server
-            finally:
-                server._stop("immediate")
+    def open(cls, parent: Path | None = None, settings: Mapping[str, str] | None = None) -> Iterator[Self]:
+        with super().open(parent or _memory(), settings) as server:
+            yield server
 
-    @property
-    def version(self) -> int:
-        """Its major version."""
-        return self._binaries.version
+    def create_database(self, name: str | None = None) -> str:
+        return super().create_database(name or f"test_{next(self._numbers)}")
 
-    def url(self, database: str) -> str:
-        """Where the gateway finds *database*."""
-        return f"postgresql://gateway:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{database}"
-
-    def socket_url(self, database: str) -> str:
-        """The same through the unix socket."""
-        host = quote(str(self.directory), safe="")
-        return f"postgresql://gateway:{quote(self.password, safe='')}@/{database}?host={host}&port={self.port}"
-
-    def admin_url(self, database: str = "postgres") -> str:
-        """The same as the superuser, which the gateway is not."""
-        return f"postgresql://admin:{self._admin_password}@127.0.0.1:{self.port}/{database}"
-
-    def create_database(self) -> str:
-        """The URL of a new and empty database."""
+    def copy_database(self, url: str) -> str:
+        """The URL of a new database that is as the one of *url*, to which nobody is connected."""
         name = f"test_{next(self._numbers)}"
-        # Copies less than the checkpoints of the older way cost.
-        strategy = "STRATEGY wal_log" if self.version >= 15 else ""
-        self.run_sql(self.admin_url(), f"CREATE DATABASE {name} OWNER gateway {strategy}")
+        # Whole files, with what connections would otherwise have to make anew; checkpoints cost little in memory.
+        strategy = "STRATEGY file_copy" if self.version >= 15 else ""
+        self.run_sql(self.admin_url(), f"CREATE DATABASE {name} OWNER gateway TEMPLATE {database_of(url)} {strategy}")
         return self.url(name)
-
-    def drop_database(self, url: str) -> None:
-        """Removes a database, whoever is still connected."""
-        self.run_sql(self.admin_url(), f"DROP DATABASE IF EXISTS {_database_of(url)} WITH (FORCE)")
-
-    def run_sql(self, url: str, sql: str) -> str:
-        """What *sql*, one statement or several, prints: a line for each row, its columns parted by `|`; blocks meanwhile."""
-        command: list[str | Path] = [self._psql, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url]
-        done = subprocess.run(command, input=sql, env=_environment(), check=False, capture_output=True, encoding="utf-8")
-        if done.returncode != 0:
-            raise ServerError(f"{sql}: {done.stderr.strip()}")
-        return done.stdout.rstrip("\n")
-
-    def log_since(self, offset: int) -> str:
-        """What the server logged after the first *offset* bytes of its log."""
-        with self.log.open("rb") as log:
-            log.seek(offset)
-            return log.read().decode(errors="replace")
-
-    def ensure_running(self) -> None:
-        """Starts it if a test that failed half-way left it stopped."""
-        if self._process is None or self._process.poll() is not None:
-            self._process = None
-            self._start()
 
     async def start(self) -> None:
         """Starts it on its port; returns once it takes connections."""
@@ -230,118 +101,6 @@ class PostgresServer:
         """Cuts everybody's connections to the database of *url*, as an administrator does, and returns how many those were."""
         sql = (
             "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity "
-            f"WHERE datname = '{_database_of(url)}' AND pid <> pg_backend_pid()"
+            f"WHERE datname = '{database_of(url)}' AND pid <> pg_backend_pid()"
         )
         return int(await asyncio.to_thread(self.run_sql, self.admin_url(), sql))
-
-    def _make(self) -> None:
-        passwords = self.directory / "password"
-        passwords.write_text(self._admin_password, encoding="ascii")
-        passwords.chmod(0o644)  # root writes it, and another reads it
-        command: list[str | Path] = [self._binaries.folder / "initdb", "--pgdata", self.data, "--auth=scram-sha-256"]
-        command += [
-            "--username=admin",
-            f"--pwfile={passwords}",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-            "--no-instructions",
-        ]
-        if self.version >= 15:
-            # Texts sort as in a language, so that a query which leans on another order without saying so is found out.
-            command += ["--locale-provider=icu", "--icu-locale=en"]
-        done = subprocess.run(
-            command, cwd=self.directory, env=_environment(), check=False, capture_output=True, text=True, **unprivileged()
-        )
-        if done.returncode != 0:
-            raise ServerError(f"initdb: {done.stderr.strip()}")
-        with (self.data / "postgresql.conf").open("a", encoding="ascii") as settings:
-            settings.write(f"{_SETTINGS}port = {self.port}\nunix_socket_directories = '{self.directory}'\n")
-
-    def _start(self) -> None:
-        assert self._process is None, "the server runs already"
-        with self.log.open("ab") as log:
-            process = self._process = start_server([self._binaries.folder / "postgres", "-D", self.data], self.data, log)
-        try:
-            wait_until(lambda: self._is_ready(process), "PostgreSQL to take connections")
-        except BaseException:
-            self._stop("immediate")
-            raise
-
-    def _is_ready(self, process: subprocess.Popen[bytes]) -> bool:
-        if process.poll() is not None:
-            raise ServerError(f"PostgreSQL did not start: {self.log_since(0)}")
-        try:
-            lines = (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return False
-        # A crash leaves the file of the server before.
-        return len(lines) >= 8 and lines[0] == str(process.pid) and lines[7].strip() == "ready"
-
-    def _stop(self, mode: StopMode) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return  # a test stopped it
-        process.send_signal(_SIGNALS[mode])
-        try:
-            process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise ServerError(f"PostgreSQL did not stop ({mode}) within {PATIENCE_SECONDS:g} s: {self.log_since(0)}") from None
-
-
-def start_server(command: Sequence[str | Path], folder: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A server of its own in *folder*, out of reach of the terminal's Ctrl-C: the tests still need it to end."""
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-        **unprivileged(),
-    )
-
-
-@contextlib.contextmanager
-def private_directory(folder: str, pid_file: str, end: str) -> Iterator[Path]:
-    """A directory that belongs to whom servers run as, in memory where that can be, and is removed when the context is left.
-
-    A server that works in its *folder* and has its process id in *pid_file* there gets the signal *end* first.
-    """
-    memory = Path("/dev/shm")
-    # In a container it may hold 64 MiB.
-    has_room = os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free >= _ROOM_BYTES
-    parent = memory if has_room else None
-    directory = own_folder(Path(tempfile.mkdtemp(prefix="gateway-tests-", dir=parent)).resolve())
-    with subprocess.Popen(
-        ["/bin/sh", "-c", _WATCHDOG, "watchdog", directory, directory / folder, directory / folder / pid_file, end],
-        cwd="/",
-        env=_environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        **unprivileged(),
-    ):
-        yield directory
-
-
-def own_folder(folder: Path) -> Path:
-    """*folder*, made when need be, as belonging to whom servers run as."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    whom = unprivileged()
-    if "user" in whom:
-        os.chown(folder, whom["user"], whom["group"])
-    return folder
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of the person's own settings for PostgreSQL, and messages in English."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
-
-
-def _database_of(url: str) -> str:
-    return urlsplit(url).path.removeprefix("/")

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.api.auth import Authenticator
 from gateway.api.dialects import PinnedVersions
+from gateway.api.rate_limit import RateLimiter
 from gateway.clock import Clock, Timestamp
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
@@ -72,6 +73,7 @@ class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
     cursor_key: bytes
     keys: Authenticator  # to be loaded, and told of each change
     pinned: PinnedVersions = msgspec.field(default_factory=PinnedVersions)  # likewise
+    limiter: RateLimiter | None = None  # one for all listeners; None: no key has a limit
     readiness: Callable[[], str | None]  # None: ready; else a sentence why not
     standing: Callable[[], dict[str, object] | None] = lambda: None  # of this node among those that share the store
     look_for_news: Callable[[], Awaitable[None]] | None = None  # hears of what other nodes have committed

@@ -19,7 +19,6 @@ from gateway.api.operations import PREFIXES, Call, Operation, TenantIn
 from gateway.api.parameters import Parameters
 from gateway.api.parts import ApiParts
 from gateway.api.problems import Fault, Problem
-from gateway.api.rate_limit import RateLimiter
 from gateway.api.request_body import read_body
 from gateway.clock import Timestamp
 from gateway.model import Tenant
@@ -37,8 +36,7 @@ class Pipeline:
         self._authority = authority
         self._dialects = dialects
         self._idempotency = Idempotency(parts.log)
-        per_second = parts.settings.limits.requests_per_second
-        self._limiter = RateLimiter(per_second) if per_second > 0 else None
+        self._limiter = parts.limiter
 
     async def run(self, operation: Operation, request: web.Request) -> web.Response:
         """The answer of *operation*. Raises Problem and GatewayError."""

@@ -374,6 +374,10 @@ class Cluster(Protocol):
     async def wake_others(self) -> None:
         """Makes the others look for news at once, when they listen."""
 
+    async def share_demand(self, demand: Mapping[str, float]) -> Mapping[str, Sequence[float]]:
+        """Tells the others how many requests a second this process is asked for with each API key, by the keys' ids; how many
+        each of those is asked for that told of one of these keys in the last seconds."""
+
     def wake_ups(self) -> AbstractAsyncContextManager["WakeUps"]:
         """Listens for others that want to be looked at. Raises StoreUnavailable."""
 

@@ -1,12 +1,15 @@
 """What the contract's tests do to a store, each in a transaction of its own."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
+
+import asyncpg
 
 from gateway.model import AcceptedEvent, Attempt, Delivery, DueDelivery, Endpoint, Result, Tenant
 from gateway.registry.endpoints import cancel_reason
 from gateway.store.protocol import Change, Claim, Claimed, NewEvent, Page, Store, Transaction
-from tests.fakes import START, due, event, make_id
+from tests.fakes import PATIENCE_SECONDS, START, due, event, make_id
 
 T = TypeVar("T")
 
@@ -119,3 +122,10 @@ async def walk(pages: Callable[[str | None], Awaitable[Page[T]]]) -> list[T]:
             return items
         assert below is None or page.next_below < below
         below = page.next_below
+
+
+async def is_waiting(raw: asyncpg.Connection, count: int = 1) -> None:
+    """Returns when so many others wait for a lock."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await raw.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:  # noqa: ASYNC110 - only asking tells
+            await asyncio.sleep(0.005)

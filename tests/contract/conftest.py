@@ -19,7 +19,7 @@ Open = Callable[[], AbstractAsyncContextManager[Store]]
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "sqlite":
         return lambda: SqliteStore.open(tmp_path / "gateway.db")
-    configured = settings.Store(url=request.getfixturevalue("postgres_url"))
+    configured = settings.Store(url=request.getfixturevalue("migrated_url"))
     return lambda: PostgresStore.open(configured)
 
 

@@ -25,7 +25,7 @@ from gateway.store.postgres.cluster import (
 )
 from gateway.store.postgres.connection import Database
 from gateway.store.protocol import News
-from tests.contract.acts import add_endpoints, deliver_to, retry
+from tests.contract.acts import add_endpoints, deliver_to, is_waiting, retry
 from tests.fakes import PATIENCE_SECONDS, START, api_key, endpoint, make_id
 from tests.pgbouncer import PgBouncer
 from tests.postgres import PostgresServer
@@ -52,21 +52,21 @@ async def process(url: str, *, prepared: bool = True) -> AsyncIterator[Process]:
 
 
 @pytest.fixture
-async def one(postgres_url: str) -> AsyncIterator[Process]:
-    async with process(postgres_url) as opened:
+async def one(migrated_url: str) -> AsyncIterator[Process]:
+    async with process(migrated_url) as opened:
         yield opened
 
 
 @pytest.fixture
-async def other(postgres_url: str, one: Process) -> AsyncIterator[Process]:
-    async with process(postgres_url) as opened:
+async def other(migrated_url: str, one: Process) -> AsyncIterator[Process]:
+    async with process(migrated_url) as opened:
         yield opened
 
 
 @pytest.fixture
-async def raw(postgres_url: str, one: Process) -> AsyncIterator[asyncpg.Connection]:
+async def raw(migrated_url: str, one: Process) -> AsyncIterator[asyncpg.Connection]:
     """A connection of the test's own."""
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(migrated_url)
     yield connection
     await connection.close()
 
@@ -99,13 +99,6 @@ async def leases_of(cluster: PostgresCluster, of: Node | None) -> dict[int, int]
     """The epochs of the buckets that a node has, or with None of the free ones."""
     wanted = None if of is None else of.id
     return {lease.bucket: lease.epoch for lease in (await cluster.view()).leases if lease.node_id == wanted}
-
-
-async def is_waiting(raw: asyncpg.Connection, count: int = 1) -> None:
-    """Returns when so many others wait for a lock."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while await raw.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < count:  # noqa: ASYNC110 - only asking tells
-            await asyncio.sleep(0.005)
 
 
 # Nodes and leases
@@ -153,10 +146,10 @@ async def test_take(one: Process):
     assert await leases_of(one.cluster, joined) == dict.fromkeys(ALL, 1)
 
 
-async def test_five_nodes_that_take_at_once_never_take_the_same_bucket(postgres_url: str, one: Process):
+async def test_five_nodes_that_take_at_once_never_take_the_same_bucket(migrated_url: str, one: Process):
     """Of five who take their shares at the same moment each gets others, and together they get all of them."""
     async with AsyncExitStack() as opened:
-        clusters = [one.cluster, *[(await opened.enter_async_context(process(postgres_url))).cluster for _ in range(4)]]
+        clusters = [one.cluster, *[(await opened.enter_async_context(process(migrated_url))).cluster for _ in range(4)]]
         nodes = [await join(cluster) for cluster in clusters]
         for _ in range(5):
             takes = [cluster.take(joined.id, limit=13) for cluster, joined in zip(clusters, nodes, strict=True)]
@@ -296,20 +289,20 @@ async def test_a_busy_node_renews(one: Process):
         assert await one.cluster.news() == News()
 
 
-async def test_a_cut_connection_is_opened_again(one: Process, postgres_server: PostgresServer, postgres_url: str):
+async def test_a_cut_connection_is_opened_again(one: Process, postgres_server: PostgresServer, migrated_url: str):
     """After an administrator has ended all connections, what was cut off is said to be unavailable, and the next call works."""
     joined = await join(one.cluster)
     assert await one.cluster.news() == News()
-    await postgres_server.terminate_connections(postgres_url)
+    await postgres_server.terminate_connections(migrated_url)
     for call in (lambda: one.cluster.renew(joined.id), one.cluster.news):
         with contextlib.suppress(StoreUnavailable):
             await call()
         assert await call()
 
 
-async def test_behind_a_pooler(postgres_url: str, pgbouncer: PgBouncer, one: Process):
+async def test_behind_a_pooler(migrated_url: str, pgbouncer: PgBouncer, one: Process):
     """Behind a pooler, whose connections belong to nobody for longer than a transaction, all but listening works likewise."""
-    async with process(pgbouncer.by_way_of(postgres_url), prepared=False) as pooled:
+    async with process(pgbouncer.by_way_of(migrated_url), prepared=False) as pooled:
         joined = await join(pooled.cluster)
         assert await pooled.cluster.take(joined.id, limit=1) == {0: 1}
         assert await pooled.cluster.renew(joined.id)
@@ -428,10 +421,10 @@ async def test_news_of_work(one: Process, other: Process):
     assert await other.cluster.news() == News()
 
 
-async def test_news_starts_with_the_opening(postgres_url: str, one: Process):
+async def test_news_starts_with_the_opening(migrated_url: str, one: Process):
     """What was committed before a process opened the store it reads there, and is not told."""
     await add_endpoints(one.store, endpoint())
-    async with process(postgres_url) as late:
+    async with process(migrated_url) as late:
         assert await late.cluster.news() == News()
         await add_endpoints(one.store, made := endpoint())
         assert (await late.cluster.news()).effects.endpoints == [made]
@@ -468,11 +461,11 @@ async def test_a_failed_look_for_news_loses_none(one: Process, other: Process, r
 
 
 async def test_who_has_not_looked_for_too_long_is_told_so(
-    postgres_url: str, one: Process, other: Process, raw: asyncpg.Connection
+    migrated_url: str, one: Process, other: Process, raw: asyncpg.Connection
 ):
     """Old news is deleted; whoever has not seen it learns that there was some, once, and whoever has seen it does not."""
     await add_endpoints(one.store, endpoint())
-    async with process(postgres_url) as up_to_date:
+    async with process(migrated_url) as up_to_date:
         await raw.execute("UPDATE news SET at = at - $1", NEWS_KEPT_FOR)
         await add_endpoints(one.store, young := endpoint())
         assert (await up_to_date.cluster.news()).effects.endpoints == [young]  # and prunes
@@ -519,10 +512,10 @@ async def test_a_commit_with_news_wakes_the_others(one: Process, other: Process)
         await woken(wake_ups)
 
 
-async def test_the_last_of_many_wake_ups_is_not_lost(postgres_url: str, other: Process):
+async def test_the_last_of_many_wake_ups_is_not_lost(migrated_url: str, other: Process):
     """Who asks and closes the store at once has still woken the others."""
     async with other.cluster.wake_ups() as wake_ups:
-        async with process(postgres_url) as brief:
+        async with process(migrated_url) as brief:
             for _ in range(100):
                 await brief.cluster.wake_others()
         await woken(wake_ups)
@@ -545,11 +538,11 @@ async def test_own_wake_ups_do_not_wake(one: Process, other: Process, raw: async
     await raw.remove_listener(CHANNEL, own.hear)
 
 
-async def test_a_cut_line_raises(one: Process, postgres_server: PostgresServer, postgres_url: str):
+async def test_a_cut_line_raises(one: Process, postgres_server: PostgresServer, migrated_url: str):
     """Who listens on a connection that has been ended is told so, and may listen anew."""
     async with one.cluster.wake_ups() as wake_ups:
         waiting = asyncio.create_task(woken(wake_ups))
-        await postgres_server.terminate_connections(postgres_url)
+        await postgres_server.terminate_connections(migrated_url)
         with pytest.raises(StoreUnavailable):
             await waiting
         with pytest.raises(StoreUnavailable):
@@ -558,10 +551,10 @@ async def test_a_cut_line_raises(one: Process, postgres_server: PostgresServer, 
         pass
 
 
-async def test_a_silent_line_raises(postgres_server: PostgresServer, postgres_url: str, one: Process):
+async def test_a_silent_line_raises(postgres_server: PostgresServer, migrated_url: str, one: Process):
     """Who listens through a network that says nothing any more, not even that it is gone, is told within a few seconds."""
     async with TcpProxy.open(postgres_server.port) as proxy:
-        database = Database(StoreSettings(url=proxy.by_way_of(postgres_url)))
+        database = Database(StoreSettings(url=proxy.by_way_of(migrated_url)))
         async with PostgresCluster.open(database) as far, far.wake_ups() as wake_ups:
             await one.cluster.wake_others()
             await woken(wake_ups)
@@ -571,10 +564,10 @@ async def test_a_silent_line_raises(postgres_server: PostgresServer, postgres_ur
                     await wake_ups.next()
 
 
-async def test_a_silent_network_hangs_nobody(postgres_server: PostgresServer, postgres_url: str, one: Process):
+async def test_a_silent_network_hangs_nobody(postgres_server: PostgresServer, migrated_url: str, one: Process):
     """A renewal that gets no answer ends in time, and the next one works once the network is back."""
     async with TcpProxy.open(postgres_server.port) as proxy:
-        database = Database(StoreSettings(url=proxy.by_way_of(postgres_url), statement_seconds=0.1))
+        database = Database(StoreSettings(url=proxy.by_way_of(migrated_url), statement_seconds=0.1))
         async with PostgresCluster.open(database) as far:
             joined = await join(far)
             proxy.go_silent()

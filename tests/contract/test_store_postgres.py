@@ -4,7 +4,7 @@ migrations that run once, and plans that follow an index."""
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -44,6 +44,7 @@ from tests.contract.acts import (
     change,
     claim,
     deliver_to,
+    is_waiting,
     look_up,
     record,
     retry,
@@ -57,8 +58,14 @@ SQL = load_statements()
 
 
 @pytest.fixture
-def configured(postgres_url: str) -> settings.Store:
+def empty(postgres_url: str) -> settings.Store:
+    """A database that nobody has migrated."""
     return settings.Store(url=postgres_url)
+
+
+@pytest.fixture
+def configured(migrated_url: str) -> settings.Store:
+    return settings.Store(url=migrated_url)
 
 
 @pytest.fixture
@@ -74,9 +81,9 @@ async def other(configured: settings.Store, one: PostgresStore) -> AsyncIterator
 
 
 @pytest.fixture
-async def raw(postgres_url: str, one: PostgresStore) -> AsyncIterator[asyncpg.Connection]:
+async def raw(migrated_url: str, one: PostgresStore) -> AsyncIterator[asyncpg.Connection]:
     """A connection of the test's own."""
-    connection = await asyncpg.connect(postgres_url)
+    connection = await asyncpg.connect(migrated_url)
     yield connection
     await connection.close()
 
@@ -84,51 +91,51 @@ async def raw(postgres_url: str, one: PostgresStore) -> AsyncIterator[asyncpg.Co
 # Opening
 
 
-async def test_migrations_run_once(configured: settings.Store):
+async def test_migrations_run_once(empty: settings.Store):
     """Many that open an empty database at once all succeed, and find one schema with one cursor key."""
     async with AsyncExitStack() as stack:
-        stores = await asyncio.gather(*(stack.enter_async_context(PostgresStore.open(configured)) for _ in range(5)))
+        stores = await asyncio.gather(*(stack.enter_async_context(PostgresStore.open(empty)) for _ in range(5)))
         assert len({await store.cursor_key() for store in stores}) == 1
-    assert await migrate(configured) == 0
+    assert await migrate(empty) == 0
 
 
-async def test_a_look_at_the_store(configured: settings.Store, postgres_server: PostgresServer):
+async def test_a_look_at_the_store(empty: settings.Store, postgres_server: PostgresServer):
     """An empty database is seen as empty, and left so; a migrated one tells its last migration."""
-    before = await inspect(configured)
+    before = await inspect(empty)
     assert (before.migration, before.pending) == (0, 1)
     assert before.server_version.startswith(str(postgres_server.version))
-    assert await migrate(configured) == 1
-    after = await inspect(configured)
+    assert await migrate(empty) == 1
+    after = await inspect(empty)
     assert (after.migration, after.pending) == (1, 0)
 
 
-async def test_a_newer_schema_is_refused(configured: settings.Store, postgres_url: str, postgres_server: PostgresServer):
+async def test_a_newer_schema_is_refused(empty: settings.Store, postgres_url: str, postgres_server: PostgresServer):
     """A database that a newer version has migrated is refused."""
-    await migrate(configured)
+    await migrate(empty)
     postgres_server.run_sql(postgres_url, "INSERT INTO migrations VALUES (99, 'later', 'x')")
     with pytest.raises(SchemaMismatch, match="migration 99"):
-        await PostgresStore.open(configured).__aenter__()
+        await PostgresStore.open(empty).__aenter__()
 
 
-async def test_a_changed_migration_is_refused(configured: settings.Store, postgres_url: str, postgres_server: PostgresServer):
+async def test_a_changed_migration_is_refused(empty: settings.Store, postgres_url: str, postgres_server: PostgresServer):
     """A database whose migrations are not the ones of this version is refused."""
-    await migrate(configured)
+    await migrate(empty)
     postgres_server.run_sql(postgres_url, "UPDATE migrations SET checksum = 'x'")
     with pytest.raises(SchemaMismatch, match="was changed after it was applied"):
-        await PostgresStore.open(configured).__aenter__()
+        await PostgresStore.open(empty).__aenter__()
 
 
 @pytest.mark.parametrize("whose", ["DATABASE", "ROLE gateway IN DATABASE"])
 async def test_commits_that_are_not_synced_are_refused(
-    configured: settings.Store, postgres_url: str, postgres_server: PostgresServer, whose: str
+    empty: settings.Store, postgres_url: str, postgres_server: PostgresServer, whose: str
 ):
     """A server that may lose what it has committed is refused, wherever that was set."""
     name = postgres_url.rpartition("/")[2]
     postgres_server.run_sql(postgres_server.admin_url(), f"ALTER {whose} {name} SET synchronous_commit = off")
     with pytest.raises(StoreUnavailable, match="`synchronous_commit` off"):
-        await PostgresStore.open(configured).__aenter__()
+        await PostgresStore.open(empty).__aenter__()
     postgres_server.run_sql(postgres_server.admin_url(), f"ALTER {whose} {name} SET synchronous_commit = local")
-    async with PostgresStore.open(configured) as store:
+    async with PostgresStore.open(empty) as store:
         await store.cursor_key()
 
 
@@ -182,31 +189,35 @@ async def take(store: Store, subject: AcceptedEvent) -> Any:
         return found
 
 
-async def test_an_external_id_is_taken_once(one: PostgresStore, other: PostgresStore):
+async def test_an_external_id_is_taken_once(one: PostgresStore, other: PostgresStore, raw: asyncpg.Connection):
     """Of two transactions that take the same external id at the same time the later waits, and finds the first one's event."""
     first = event(external_id="x")
     async with one.transaction() as transaction:
         assert await transaction.take_external_ids([first]) == {}
         await transaction.add_events([NewEvent(first, 0)])
         waiting = asyncio.create_task(take(other, event(external_id="x")))
-        done, _ = await asyncio.wait([waiting], timeout=0.2)
-        assert not done
+        await is_waiting(raw)
+        assert not waiting.done()
     assert await waiting == {(tenant(), "x"): first}
 
 
-async def test_an_external_id_that_was_rolled_back_is_free(one: PostgresStore, other: PostgresStore):
+async def test_an_external_id_that_was_rolled_back_is_free(one: PostgresStore, other: PostgresStore, raw: asyncpg.Connection):
     """The one that waits takes the external id when the first gives it up."""
     waiting: list[asyncio.Task[Any]] = []
+
+    async def meanwhile() -> None:
+        waiting.append(asyncio.create_task(take(other, event(external_id="x"))))
+        await is_waiting(raw)
+
     with pytest.raises(LookupError):
-        await _take_and_fail(one, lambda: waiting.append(asyncio.create_task(take(other, event(external_id="x")))))
+        await _take_and_fail(one, meanwhile)
     assert await waiting[0] == {}
 
 
-async def _take_and_fail(store: Store, meanwhile: Callable[[], None]) -> None:
+async def _take_and_fail(store: Store, meanwhile: Callable[[], Awaitable[None]]) -> None:
     async with store.transaction() as transaction:
         await transaction.take_external_ids([event(external_id="x")])
-        meanwhile()
-        await asyncio.sleep(0.1)  # long enough for the other to be waiting; nothing depends on it
+        await meanwhile()
         raise LookupError
 
 
@@ -258,11 +269,11 @@ async def test_a_deadlock_is_a_conflict(one: PostgresStore, other: PostgresStore
     assert [type(end) for end in ends if end is not None] == [TransactionConflict]
 
 
-async def test_a_wait_that_takes_too_long_is_a_conflict(postgres_url: str, one: PostgresStore):
+async def test_a_wait_that_takes_too_long_is_a_conflict(migrated_url: str, one: PostgresStore):
     """Whoever waits for a row for too long gives up, so that one hanging transaction stops nobody for ever."""
     to = endpoint()
     await add_endpoints(one, to)
-    async with PostgresStore.open(settings.Store(url=postgres_url, statement_seconds=0.2)) as hasty:
+    async with PostgresStore.open(settings.Store(url=migrated_url, statement_seconds=0.2)) as hasty:
         async with one.transaction() as transaction:
             await transaction.endpoint_by_id(to.id)
             with pytest.raises(TransactionConflict):
@@ -434,9 +445,9 @@ async def proxy(postgres_server: PostgresServer) -> AsyncIterator[TcpProxy]:
 
 
 @pytest.fixture
-async def remote(postgres_url: str, proxy: TcpProxy) -> AsyncIterator[PostgresStore]:
+async def remote(migrated_url: str, proxy: TcpProxy) -> AsyncIterator[PostgresStore]:
     """A store reached through a network that can fail."""
-    async with PostgresStore.open(settings.Store(url=proxy.by_way_of(postgres_url), statement_seconds=1.0)) as store:
+    async with PostgresStore.open(settings.Store(url=proxy.by_way_of(migrated_url), statement_seconds=1.0)) as store:
         yield store
 
 
@@ -499,11 +510,11 @@ async def test_a_silent_network_hangs_nobody(remote: PostgresStore, proxy: TcpPr
     await claim(remote, to)
 
 
-async def test_connections_that_are_cut(one: PostgresStore, postgres_server: PostgresServer, postgres_url: str):
+async def test_connections_that_are_cut(one: PostgresStore, postgres_server: PostgresServer, migrated_url: str):
     """After an administrator has cut every connection the next use of the store opens new ones."""
     to = endpoint()
     await add_endpoints(one, to)
-    assert await postgres_server.terminate_connections(postgres_url) > 0
+    assert await postgres_server.terminate_connections(migrated_url) > 0
     for _ in range(3):
         with contextlib.suppress(StoreUnavailable):
             await add_endpoints(one, endpoint())
@@ -517,22 +528,27 @@ async def partitions(raw: asyncpg.Connection) -> set[str]:
     return {row[0] for row in await raw.fetch("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")}
 
 
-async def test_days_are_made_ahead(one: PostgresStore, raw: asyncpg.Connection):
+async def test_days_are_made_ahead(empty: settings.Store):
     """Today's partitions and those of the next two days are there from the start."""
-    day = await raw.fetchval("SELECT floor(EXTRACT(EPOCH FROM now()) / 86400)::integer")
-    names = [await raw.fetchval("SELECT to_char(to_timestamp($1 * 86400), 'YYYYMMDD')", day + ahead) for ahead in range(3)]
-    wanted = {f"{table}_{name}" for table in ("events", "deliveries", "attempts") for name in names}
-    assert await partitions(raw) == wanted
+    async with PostgresStore.open(empty):
+        raw = await asyncpg.connect(empty.url)
+        day = await raw.fetchval("SELECT floor(EXTRACT(EPOCH FROM now()) / 86400)::integer")
+        names = [await raw.fetchval("SELECT to_char(to_timestamp($1 * 86400), 'YYYYMMDD')", day + ahead) for ahead in range(3)]
+        wanted = {f"{table}_{name}" for table in ("events", "deliveries", "attempts") for name in names}
+        assert await partitions(raw) == wanted
+        await raw.close()
 
 
 async def test_a_day_that_is_missing_is_made(one: PostgresStore, other: PostgresStore, raw: asyncpg.Connection):
     """What is stored for a day that has no partition makes it, on two nodes at once, too, within the transaction or not."""
     to = endpoint()
     await add_endpoints(one, to)
-    made = await asyncio.gather(*(deliver_to(store, to, at=START) for store in (one, other) * 3))
+    wanted = {"events_20260401", "deliveries_20260401", "attempts_20260401"}
+    assert not wanted & await partitions(raw)
+    made = await asyncio.gather(*(deliver_to(store, to, at=START + 7 * DAY) for store in (one, other) * 3))
     for (each,) in made:
         assert (await look_up(one, each)).state is DeliveryState.PENDING
-    assert {"events_20260325", "deliveries_20260325", "attempts_20260325"} <= await partitions(raw)
+    assert wanted <= await partitions(raw)
 
 
 async def test_a_day_that_was_dropped_by_another_is_made_again(one: PostgresStore, other: PostgresStore):
@@ -628,7 +644,14 @@ SEE_EVERYTHING = {
     "cluster_view",  # 64 leases, and nodes
     "renew_node",
 }
-COLUMN = {"text[]": ["x"] * 20, "bigint[]": [1] * 20, "integer[]": [1] * 20, "smallint[]": [1] * 20, "boolean[]": [True] * 20}
+COLUMN = {
+    "text[]": ["x"] * 20,
+    "bigint[]": [1] * 20,
+    "integer[]": [1] * 20,
+    "smallint[]": [1] * 20,
+    "boolean[]": [True] * 20,
+    "float8[]": [0.5] * 20,
+}
 
 
 def values_for(names: Sequence[str], types: Sequence[str], known: Mapping[str, Any]) -> list[Any]:
@@ -728,10 +751,10 @@ def queries(store: PostgresStore) -> int:
     return sum(holder._con._protocol.queries_count for holder in holders if holder._con is not None)
 
 
-async def test_round_trips(postgres_url: str):
+async def test_round_trips(migrated_url: str):
     """A transaction takes as many round trips however much it stores: 7 with results under leases, failures, external ids
     and events, 5 with new events and external ids alone, and none when it does nothing."""
-    async with PostgresStore.open(settings.Store(url=postgres_url, write_connections=2)) as store:
+    async with PostgresStore.open(settings.Store(url=migrated_url, write_connections=2)) as store:
         to = endpoint()
         await add_endpoints(store, to)
         epochs = await hold_all(store)
@@ -779,7 +802,7 @@ async def test_round_trips(postgres_url: str):
         assert queries(store) == before
 
 
-async def test_successes_are_stored_in_place(configured: settings.Store, postgres_url: str):
+async def test_successes_are_stored_in_place(configured: settings.Store, migrated_url: str):
     """Recording successes makes no new entry in an index of the deliveries."""
     async with PostgresStore.open(configured) as store:
         to = endpoint()
@@ -787,7 +810,7 @@ async def test_successes_are_stored_in_place(configured: settings.Store, postgre
         for _ in range(3):
             made = await deliver_to(store, to, 300)
             await record(store, *(result(each, to) for each in made))
-    raw = await asyncpg.connect(postgres_url)
+    raw = await asyncpg.connect(migrated_url)
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'deliveries_20260325'"
     async with asyncio.timeout(PATIENCE_SECONDS):
         # The server counts what a connection did when that ends, or a little later.
@@ -798,9 +821,9 @@ async def test_successes_are_stored_in_place(configured: settings.Store, postgre
     assert tuple(found) == (900, 900)
 
 
-async def test_without_prepared_statements(postgres_url: str):
+async def test_without_prepared_statements(migrated_url: str):
     """Where a pooler keeps no prepared statements for anybody, everything works as well."""
-    async with PostgresStore.open(settings.Store(url=postgres_url, prepared_statements=False)) as store:
+    async with PostgresStore.open(settings.Store(url=migrated_url, prepared_statements=False)) as store:
         to = endpoint()
         await add_endpoints(store, to)
         (made,) = await deliver_to(store, to)

@@ -9,16 +9,33 @@ from gateway.store.postgres import rows
 from gateway.store.postgres.connection import Parameters, Session, Statement, compiled
 from gateway.store.protocol import Claim, Claimed, LaneWork
 
-_KINDS = ("claim_manual", "count_manual", "claim_retries", "claim_first")
+_KINDS = {"manual": ("claim_manual", "count_manual"), "retries": ("claim_retries",), "first": ("claim_first",)}
 
 
-def claim_statement(sql: Mapping[str, Statement]) -> Statement:
-    """The statement that asks for all kinds at once. Pure."""
-    return compiled(" UNION ALL ".join(f"({sql[name].written})" for name in _KINDS))
+def claim_statement(sql: Mapping[str, Statement], kinds: Collection[str] = tuple(_KINDS)) -> Statement:
+    """The statement that asks for these kinds at once. Pure."""
+    return compiled(" UNION ALL ".join(f"({sql[name].written})" for kind in kinds for name in _KINDS[kind]))
 
 
-async def claim(session: Session, statement: Statement, claims: Sequence[Claim]) -> Sequence[Claimed]:
+class ClaimStatements:
+    """The statements of one dialect for each choice of kinds: what nobody asks for is not planned either, which costs more than
+    the rest of a claim that finds little."""
+
+    def __init__(self, sql: Mapping[str, Statement]) -> None:
+        self._sql = sql
+        self._known: dict[tuple[str, ...], Statement] = {}
+
+    def of(self, claims: Sequence[Claim]) -> Statement:
+        """The one for what *claims* ask for."""
+        kinds = tuple(kind for kind in _KINDS if any(getattr(claim, kind) for claim in claims)) or tuple(_KINDS)
+        if kinds not in self._known:
+            self._known[kinds] = claim_statement(self._sql, kinds)
+        return self._known[kinds]
+
+
+async def claim(session: Session, statements: ClaimStatements, claims: Sequence[Claim]) -> Sequence[Claimed]:
     """See `store.protocol.Intake.claim`; in a transaction that reads as of one moment."""
+    statement = statements.of(claims)
     found = await session.fetch(statement.sql, statement.values(_parameters(claims)))
     offered: defaultdict[tuple[str, int], list[Any]] = defaultdict(list)
     for row in found:

@@ -4,13 +4,14 @@ Everything here has connections of its own, never those that work uses: a node w
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, Self
 
 import structlog
 
-from gateway.clock import HOUR
+from gateway.clock import HOUR, MINUTE, SECOND
 from gateway.errors import StoreUnavailable, TransactionConflict
 from gateway.model import BUCKETS, Lease, Node, Organization, bucket_of
 from gateway.store.postgres import rows
@@ -25,6 +26,9 @@ WAKE_SECONDS = 0.02
 """Others are woken at most once in so long: each NOTIFY takes a lock that all notifying commits of a database share."""
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE = 1_000
+DEMAND_TOLD_FOR = 5 * SECOND
+"""A process that has told of no demand for so long has none, or is gone."""
+DEMAND_KEPT_FOR = MINUTE
 LINE_CHECK_SECONDS = 1.0
 LINE_TIMEOUT_SECONDS = 2.0
 """A line on which nothing has come back for so long, after it was looked at, is dead."""
@@ -101,6 +105,7 @@ class PostgresCluster:
         self._seen = ""  # the snapshot of the last look for news
         self._looking = asyncio.Lock()
         self._prune_at = 0.0
+        self._prune_demand_at = 0.0
         self._to_wake = asyncio.Event()
         self.process_ids: list[str] = [f"process_{secrets.token_hex(12)}"]
         """All that this process has gone by: an id of its own, then those of the nodes that it was."""
@@ -226,6 +231,24 @@ class PostgresCluster:
             pruned = 0
         if pruned < PRUNED_AT_ONCE:
             self._prune_at = now + PRUNE_SECONDS
+
+    # Demand
+
+    async def share_demand(self, demand: Mapping[str, float]) -> Mapping[str, Sequence[float]]:
+        others: defaultdict[str, list[float]] = defaultdict(list)
+        told = {
+            "process_id": self.process_ids[0],  # the one that stays
+            "key_ids": list(demand),
+            "per_second": list(demand.values()),
+            "told_for": DEMAND_TOLD_FOR,
+        }
+        for key_id, per_second in await self._changes.rows("share_demand", told):
+            others[key_id].append(per_second)
+        now = asyncio.get_running_loop().time()
+        if now >= self._prune_demand_at:
+            await self._changes.rows("prune_demand", {"kept_for": DEMAND_KEPT_FOR})
+            self._prune_demand_at = now + PRUNE_SECONDS
+        return dict(others)
 
     # Waking
 

@@ -41,7 +41,7 @@ class PostgresStore(PostgresLog):
         self._slots = asyncio.Semaphore(self.transactions_at_once)
         self._claiming = asyncio.Lock()
         self._bundler = Bundler(database.sql)
-        self._claim = claims.claim_statement(database.sql)
+        self._claim_statements = claims.ClaimStatements(database.sql)
         self._partitions = Partitions(database)
 
     @classmethod
@@ -139,7 +139,7 @@ class PostgresStore(PostgresLog):
         if not claims_:
             return []
         async with self._look() as session:
-            return await claims.claim(session, self._claim, claims_)
+            return await claims.claim(session, self._claim_statements, claims_)
 
     async def lane_work(self, buckets: Collection[int]) -> Sequence[LaneWork]:
         """See `store.protocol.Intake.lane_work`."""

@@ -14,6 +14,7 @@ from aiohttp.web import AppRunner
 from gateway import ids
 from gateway.api.auth import Authenticator, Principal
 from gateway.api.http_server import ApiRunner
+from gateway.api.rate_limit import RateLimiter
 from gateway.api.server import ApiParts, build_application
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
@@ -127,6 +128,7 @@ async def serve(
             return standings
 
         metrics = Metrics(node={"name": "here"})
+        per_second = settings.limits.requests_per_second
         keys.load(await store.all_keys())
         parts = ApiParts(
             settings=settings,
@@ -140,6 +142,7 @@ async def serve(
             guard=AddressGuard(settings.egress.allow, settings.egress.deny),
             cursor_key=await store.cursor_key(),
             keys=keys,
+            limiter=RateLimiter(per_second) if per_second > 0 else None,
             readiness=lambda: reasons[-1],
             metrics=metrics.render,
             nodes=nodes,
