@@ -10,19 +10,17 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Self
 
-import msgspec
 import structlog
 
 from gateway import ids
 from gateway.api.auth import OPERATOR, Authenticator, Principal
 from gateway.api.dialects import PinnedVersions
 from gateway.api.listener import bind_tcp, bind_unix, listening
-from gateway.api.nodes import standings
 from gateway.api.rate_limit import RateLimiter
 from gateway.api.server import ApiParts, build_application
 from gateway.clock import SharedTime, SystemClock
 from gateway.cluster.demand import DemandSharing
-from gateway.cluster.member import Member
+from gateway.cluster.this_node import ThisNode
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
@@ -33,7 +31,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
 from gateway.errors import GatewayError
 from gateway.ids import IdMaker
-from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, Node, NodeStanding, Result, Tenant
+from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, NodeStanding, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -42,7 +40,7 @@ from gateway.publishing.writer import Writer
 from gateway.registry.endpoints import CreateEndpoint, new_endpoint
 from gateway.settings import Settings
 from gateway.store.backend import open_store
-from gateway.store.protocol import Cluster, Effects, News, Store
+from gateway.store.protocol import Effects, News, Store
 from gateway.telemetry.metrics import Metrics
 from gateway.version import VERSION
 
@@ -50,7 +48,6 @@ log = structlog.get_logger()
 
 _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
 _LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take at most
-_LEADERS_BUCKET = 0  # who holds it does what concerns the whole store
 
 
 class Gateway:
@@ -63,7 +60,6 @@ class Gateway:
         self._clock = clock = SystemClock() if store.cluster is None else SystemClock(reference=shared_time)
         # Ids tell the time, and sort: nodes make them by one clock.
         self._ids = IdMaker(clock if store.cluster is None else SystemClock(wall=shared_time))
-        self._node = Node(self._ids.next(ids.NODE), settings.node.name or socket.gethostname(), VERSION, clock.now())
         catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
         current_version = settings.api.versions[-1]
         self._queue = EventQueue(settings.intake)
@@ -88,7 +84,16 @@ class Gateway:
         self._dispatcher = Dispatcher(ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock)
         self._authenticator = Authenticator()
         self._pinned = PinnedVersions()
-        self._member = None if store.cluster is None else self._make_member(store.cluster, shared_time)
+        self._node = ThisNode(
+            settings,
+            store=store,
+            clock=clock,
+            ids=self._ids,
+            holder=self._dispatcher,
+            heard=self._heard,
+            reload=self._load,
+            tell_time=shared_time.tell,
+        )
         per_second = settings.limits.requests_per_second
         self._limiter = RateLimiter(per_second) if per_second > 0 else None
         self._metrics = self._make_metrics()
@@ -99,7 +104,7 @@ class Gateway:
             retention_days=settings.retention.days,
             test_seconds=2 * settings.delivery.timeout_seconds + _LONGEST_COMMITS_SECONDS,
             drain_used_keys=self._authenticator.drain_used,
-            leads=lambda: self._member is None or _LEADERS_BUCKET in self._member.standing.buckets,
+            leads=self._node.leads,
         )
         self._parts = ApiParts(
             settings=settings,
@@ -118,8 +123,8 @@ class Gateway:
             pinned=self._pinned,
             limiter=self._limiter,
             readiness=self._readiness,
-            standing=self._standing,
-            look_for_news=None if self._member is None else self._member.look_now,
+            standing=self._node.shown,
+            look_for_news=None if self._node.member is None else self._node.member.look_now,
             metrics=self._metrics.render,
             nodes=self._nodes,
             backup=store.back_up,
@@ -128,39 +133,11 @@ class Gateway:
         self._is_stopping = False
         self._stop_by: float | None = None
 
-    def _make_member(self, cluster: Cluster, shared_time: SharedTime) -> Member:
-        return Member(
-            cluster=cluster,
-            intake=self._store,
-            holder=self._dispatcher,
-            clock=self._clock,
-            settings=self.settings.node,
-            listen=self.settings.store.listen,
-            make_node=self._make_node,
-            heard=self._heard,
-            reload=self._load,
-            tell_time=shared_time.tell,
-        )
-
-    def _make_node(self) -> Node:
-        """This node under another id, by which others tell it from what it was before they took it for dead."""
-        self._node = msgspec.structs.replace(self._node, id=self._ids.next(ids.NODE))
-        return self._node
-
     def _make_metrics(self) -> Metrics:
-        metrics = Metrics(node={"name": self._node.name, "version": VERSION})
+        metrics = self._node.make_metrics()
         metrics.gauge("gateway_queue_events", "Events that wait for their commit.", lambda: self._queue.depth)
         metrics.gauge("gateway_open_requests", "Attempts under way.", lambda: self._dispatcher.open_requests)
         metrics.gauge("gateway_ready", "1 when requests should come here.", lambda: float(self._readiness() is None))
-        if (member := self._member) is not None:
-            metrics.gauge("gateway_buckets", "Buckets that this node holds.", lambda: len(member.standing.buckets))
-            metrics.gauge("gateway_nodes", "Nodes that this one sees, itself included.", lambda: len(member.standing.nodes))
-            metrics.gauge(
-                "gateway_lease_age_seconds",
-                "Since the last renewal of this node's leases that succeeded was sent.",
-                lambda: member.standing.lease_age_seconds,
-            )
-            metrics.gauge("gateway_evictions", "How often the others took this node for dead.", lambda: member.standing.evictions)
         return metrics
 
     # In process
@@ -203,8 +180,8 @@ class Gateway:
                 await self._resume()
                 delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
                 maintaining = tasks.create_task(self._maintenance.run(), name="maintenance")
-                if self._member is not None:
-                    tasks.create_task(self._member.run(), name="member")
+                if self._node.member is not None:
+                    tasks.create_task(self._node.member.run(), name="member")
             try:
                 yield
             finally:
@@ -215,9 +192,9 @@ class Gateway:
                 if delivering is not None:
                     # Leases go back while the open attempts end, each as soon as its bucket is quiet.
                     async with asyncio.TaskGroup() as leaving:
-                        if self._member is not None:
+                        if self._node.member is not None:
                             until = self._clock.monotonic() + self._remaining() + _COMMIT_SECONDS
-                            leaving.create_task(self._member.stop(until), name="leave the others")
+                            leaving.create_task(self._node.member.stop(until), name="leave the others")
                         await self._drain(delivering)
                 with contextlib.suppress(GatewayError, TimeoutError):
                     async with asyncio.timeout(_COMMIT_SECONDS):
@@ -230,7 +207,7 @@ class Gateway:
 
     async def _resume(self) -> None:
         """Takes up what was left in the store."""
-        if self._member is None:
+        if self._node.member is None:
             # Nobody else has ever had a bucket, or could be sending a test.
             now = self._clock.now()
             await self._writer.change(InterruptTests(now + 1, now))
@@ -290,26 +267,7 @@ class Gateway:
         return self._writer.unavailable
 
     async def _nodes(self) -> Sequence[NodeStanding]:
-        if self._store.cluster is None or self._member is None:
-            if not self._delivers:
-                return []
-            node = msgspec.structs.replace(self._node, renewed_at=self._clock.now())
-            return [NodeStanding(node, BUCKETS, is_this=True)]
-        return standings(await self._store.cluster.view(), self._member.standing.node_id)
-
-    def _standing(self) -> dict[str, object] | None:
-        """How this node stands among the others; None when there are none."""
-        if self._member is None:
-            return None
-        standing = self._member.standing
-        age = standing.lease_age_seconds
-        return {
-            "id": standing.node_id,
-            "name": standing.name,
-            "buckets": list(standing.buckets),
-            "leaseAgeSeconds": None if age is None else round(age, 3),
-            "nodes": len(standing.nodes),
-        }
+        return await self._node.standings() if self._delivers or self._node.member is not None else []
 
     async def publish(self, event: Event) -> AcceptedEvent:
         """Accepts *event*: it is committed, synced to disk, with a delivery for each endpoint that wants it.

@@ -1,8 +1,6 @@
 """The operation on nodes: for service keys and operators."""
 
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
@@ -12,7 +10,6 @@ from gateway.api.operations import Call, Operation, TenantIn
 from gateway.api.parts import ApiParts
 from gateway.clock import isoformat
 from gateway.model import NodeStanding
-from gateway.store.protocol import ClusterView
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -26,12 +23,6 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     renewed_at: str  # when it last said that it lives
     buckets: int  # of the 64 that endpoints are spread over
     is_this: bool  # the node that answers
-
-
-def standings(view: ClusterView, this: str | None) -> Sequence[NodeStanding]:
-    """How each node of *view* stands, by id; *this* is the id of the one that asks. Pure."""
-    held = Counter(lease.node_id for lease in view.leases)
-    return [NodeStanding(node, held[node.id], is_this=node.id == this) for node in view.nodes]
 
 
 class Nodes:

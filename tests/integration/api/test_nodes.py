@@ -1,6 +1,6 @@
 """The list of nodes: who may see it, and what it shows."""
 
-from gateway.api.nodes import standings
+from gateway.cluster.this_node import standings
 from gateway.model import Lease, Node, NodeStanding
 from gateway.store.protocol import ClusterView
 from tests.integration.api.conftest import Api
