@@ -1,14 +1,15 @@
 """The one writer. It drains everything that is to be stored into transactions.
 
-While a transaction is being committed the next batch gathers, so that batches grow with load and there is no timer.
+While a transaction is being committed the next batch gathers, so that batches grow with load; the only timer is that for a few
+results alone, where a transaction is dear: they wait some milliseconds for company.
 Within a transaction changes come first, then results, and the events are matched after them. Transactions follow one
 another; where the store takes several at once, many waiting events go into some of their own beside those.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
 
 import structlog
@@ -34,6 +35,15 @@ WORTH_A_TRANSACTION = 100
 """So many events are worth a transaction of their own beside the one that is being committed; fewer wait for it to end, since
 large batches cost less."""
 
+ENOUGH_RESULTS = 100
+"""So many results are worth a transaction; fewer may wait a moment for others, if nobody waits for an answer."""
+
+LONGEST_WAIT_SECONDS = 4.0
+"""Whoever waits behind a commit that takes longer hears that the store does not answer: it may be in doubt for as long as the
+store is away."""
+
+_LONG_SECONDS = 1.0  # behind one that failed after so long, too: another try takes as long
+_SILENCE = "the store does not answer in time"
 _TRIES = 10  # at a transaction that stands in the way of others
 _PAUSE_SECONDS = 0.5  # between attempts to commit results while the store is unavailable
 
@@ -61,7 +71,16 @@ class Claimer(Protocol):
 class Writer:
     """See the module."""
 
-    def __init__(self, *, store: Intake, queue: EventQueue, recorder: Recorder, fan_out: FanOut) -> None:
+    def __init__(
+        self,
+        *,
+        store: Intake,
+        queue: EventQueue,
+        recorder: Recorder,
+        fan_out: FanOut,
+        longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
+    ) -> None:
+        self._longest_wait_seconds = longest_wait_seconds
         self._store = store
         self._queue = queue
         self._recorder = recorder
@@ -71,9 +90,11 @@ class Writer:
         self._claimer: Claimer | None = None
         self._listeners: list[Listener] = []
         self._wake = asyncio.Event()
+        self._company = asyncio.Event()
         self._many_wait = asyncio.Event()
         self._claims_wanted = asyncio.Event()
         self._is_committing = False
+        self._is_stuck = False
         self._is_closed = False
         self._is_stopping = False
         self.unavailable: str | None = None  # why the last transaction could not be committed
@@ -81,7 +102,7 @@ class Writer:
     # What others ask for
 
     def listen(self, listener: Listener) -> None:
-        """*listener* is told of every commit, in order, before the next begins."""
+        """*listener* is told of every commit, right after its end."""
         self._listeners.append(listener)
 
     def serve_claims(self, claimer: Claimer) -> None:
@@ -96,16 +117,19 @@ class Writer:
         """*result* goes into the next commit; listeners hear of it then."""
         self._results.append(result)
         self._wake.set()
+        if len(self._results) >= ENOUGH_RESULTS:
+            self._company.set()
 
     async def change(self, change: Change[T]) -> T:
         """Runs *change* in the next commit; its outcome after that.
 
         Raises the GatewayError that the change raises, StoreUnavailable, Stopping.
         """
-        self._refuse_when_closed()
+        self._refuse_when_in_vain()
         pending = PendingChange(change)
         self._changes.append(pending)
         self._wake.set()
+        self._company.set()
         outcome: T = await pending.done
         return outcome
 
@@ -115,26 +139,29 @@ class Writer:
 
         Raises QueueFull, StoreUnavailable, Stopping.
         """
-        self._refuse_when_closed()
+        self._refuse_when_in_vain()
         if not events:
             return []
         publication = Publication(events, seal)
         self._queue.put(publication)
         self._wake.set()
+        self._company.set()
         if self._queue.waiting >= WORTH_A_TRANSACTION:
             self._many_wait.set()
         return await publication.done
 
-    def _refuse_when_closed(self) -> None:
+    def _refuse_when_in_vain(self) -> None:
         if self._is_closed:
             raise Stopping("the gateway is stopping; try again in a moment")
+        if self._is_stuck:
+            raise StoreUnavailable(_SILENCE)
 
     # The loops
 
     def stop(self) -> None:
         """Takes no more changes and events, and ends `run` once everything is committed."""
         self._is_closed = self._is_stopping = True
-        for event in (self._wake, self._many_wait, self._claims_wanted):
+        for event in (self._wake, self._company, self._many_wait, self._claims_wanted):
             event.set()
 
     async def run(self) -> None:
@@ -152,14 +179,26 @@ class Writer:
         """One transaction after another, with whatever there is."""
         while True:
             self._wake.clear()  # before looking for work, so that no wake-up is lost
+            if self._store.gathering_seconds:
+                await self._wait_for_company()
             if batch := self._gather():
                 self._is_committing = True
-                await self._commit_or_give_up(batch)
+                with self._nobody_waits_long():
+                    await self._commit_or_give_up(batch)
                 self._is_committing = False
             elif self._is_stopping:
                 return
             else:
                 await self._wait_for_work()
+
+    async def _wait_for_company(self) -> None:
+        """Lets a few results that are alone wait for others. Nobody waits for them, and they go with whatever comes."""
+        self._company.clear()
+        is_alone = not self._changes and not self._queue and not self._is_stopping
+        if is_alone and 0 < len(self._results) < ENOUGH_RESULTS:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._store.gathering_seconds):
+                    await self._company.wait()
 
     async def _commit_events_beside(self) -> None:
         """Events alone, while another transaction is being committed. Results stay in one line, since they are counted in
@@ -184,13 +223,35 @@ class Writer:
             await self._look_at_store()
 
     async def _look_at_store(self) -> None:
+        with self._nobody_waits_long():
+            try:
+                async with self._store.transaction() as transaction:
+                    await transaction.forget_answers(0, limit=1)  # there are none so old; the commit is what counts
+            except StoreUnavailable as error:
+                self.unavailable = str(error)
+            else:
+                self._note_recovery()
+
+    @contextmanager
+    def _nobody_waits_long(self) -> Iterator[None]:
+        """To be open while a transaction has its turn: whoever waits behind one that takes too long is told to come again."""
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        watch = loop.call_later(self._longest_wait_seconds, self._note_silence)
         try:
-            async with self._store.transaction() as transaction:
-                await transaction.forget_answers(0, limit=1)  # there are none so old; the commit is what counts
-        except StoreUnavailable as error:
-            self.unavailable = str(error)
-        else:
-            self._note_recovery()
+            yield
+        finally:
+            watch.cancel()
+            self._is_stuck = False
+            if self.unavailable is not None and loop.time() - began_at > _LONG_SECONDS:
+                self._refuse_waiting(StoreUnavailable(self.unavailable))
+
+    def _note_silence(self) -> None:
+        self._is_stuck = True
+        if self.unavailable is None:
+            log.error("store.unavailable", error=_SILENCE)
+        self.unavailable = _SILENCE
+        self._refuse_waiting(StoreUnavailable(_SILENCE))
 
     def _note_recovery(self) -> None:
         if self.unavailable is not None:
@@ -211,9 +272,11 @@ class Writer:
     def _give_up(self) -> None:
         """Tells those who still wait that it will not happen."""
         self._is_closed = True
-        error = Stopping("the gateway stopped before this was committed")
-        for change in self._changes:
-            change.failed(error)
+        self._refuse_waiting(Stopping("the gateway stopped before this was committed"))
+
+    def _refuse_waiting(self, error: StoreUnavailable) -> None:
+        while self._changes:
+            self._changes.popleft().failed(error)
         while entry := self._queue.take():
             self._queue.release(entry)
             entry[0].failed(error)

@@ -253,6 +253,7 @@ class Intake(Protocol):
     """The writing side."""
 
     transactions_at_once: int
+    gathering_seconds: float  # that results may wait for others, where a transaction costs much more than its rows
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Begins; commits at the end of the block, synced to disk, or rolls back when the block raises. Up to

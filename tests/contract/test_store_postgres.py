@@ -492,6 +492,36 @@ async def test_a_commit_that_is_lost_is_none(remote: PostgresStore, proxy: TcpPr
     assert await remote.endpoint(tenant(), made.id) == made
 
 
+async def test_a_number_that_a_crash_gave_to_another_proves_nothing(
+    remote: PostgresStore, one: PostgresStore, proxy: TcpProxy, postgres_server: PostgresServer
+):
+    """A server that crashed hands out the numbers of transactions once more whose records never reached its disk. One that
+    another transaction has by now, committed, says nothing of the one that was lost."""
+    lost, kept = endpoint(), endpoint()
+
+    async def add() -> None:
+        async with remote.transaction() as transaction:
+            await transaction.add_endpoint(lost)
+            await transaction.prepare()
+            proxy.go_silent()
+            is_silent.set()
+
+    is_silent = asyncio.Event()
+    adding = asyncio.create_task(add())
+    await is_silent.wait()  # and no longer: the server writes its log every 200 ms, whether or not it has to
+    await postgres_server.restart("immediate")
+    for _ in range(20):
+        with contextlib.suppress(StoreUnavailable):
+            await add_endpoints(one, kept)
+            break
+    await deliver_to(one, kept)
+    proxy.cut()
+    await proxy.pass_on()
+    with pytest.raises(StoreUnavailable):
+        await adding
+    assert await remote.endpoint(tenant(), lost.id) is None
+
+
 async def test_a_silent_network_hangs_nobody(remote: PostgresStore, proxy: TcpProxy):
     """While nothing comes back, reads, transactions and claims end in StoreUnavailable within a statement's time and a grace;
     once the network is back, all of them work."""

@@ -12,16 +12,25 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import aiohttp
+import pytest
 from multidict import CIMultiDictProxy
+
+from tests.postgres import PostgresServer
 
 JsonObject = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 CURRENT_VERSION = "2026-08-27"
 PATIENCE_SECONDS = 20.0
+SHORT_LEASES = {"node.lease_seconds": 5, "store.statement_seconds": 2}
+"""Who comes after a node that was killed waits for its lease to end."""
+
+ON_THE_EMBEDDED_STORE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what only that one has, or what has nothing to do with the store."""
+
 _GATEWAY = (sys.executable, "-m", "gateway")
 _MAX_LINE = 2**20  # a traceback in JSON is one line
 
@@ -129,7 +138,7 @@ class Client:
     """Asks the API as the holder of a key. Its answers have the current version's shape, unless a header says otherwise."""
 
     def __init__(self, installation: "Installation", key: str) -> None:
-        self._installation = installation
+        self.installation = installation
         self.key = key
 
     async def ask(
@@ -149,8 +158,8 @@ class Client:
             "content-type": "application/json",
             **(headers or {}),
         }
-        url = f"{self._installation.url}{path}"
-        async with self._installation.session.request(method, url, data=payload, params=query, headers=all_headers) as response:
+        url = f"{self.installation.url}{path}"
+        async with self.installation.session.request(method, url, data=payload, params=query, headers=all_headers) as response:
             text = await response.read()
             return Answer(response.status, response.headers, json.loads(text) if text else None)
 
@@ -194,31 +203,67 @@ class Client:
         return await self.deliveries(**filters)
 
 
+class Database(Protocol):
+    """Where a store is."""
+
+    url: str
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What the store holds, read beside whoever works on it."""
+
+
+class SqliteFile:
+    """That of the embedded store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.url = f"sqlite:///{path}"
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
+            return connection.execute(sql).fetchall()
+
+
+class PostgresDatabase:
+    """One of the tests' own PostgreSQL."""
+
+    def __init__(self, server: PostgresServer, url: str) -> None:
+        self._server = server
+        self.url = url
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        lines = self._server.run_sql(self.url, f"SELECT row_to_json(found) FROM ({sql}) AS found").splitlines()
+        return [tuple(json.loads(line).values()) for line in lines]
+
+
 class Installation:
     """A store, the settings of the processes that work on it, and those that run."""
 
-    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
-        self.directory = directory
-        self.store = directory / "gateway.db"
+    def __init__(self, directory: Path, database: Database, session: aiohttp.ClientSession) -> None:
+        self.database = database
+        self.store = directory / "gateway.db"  # if it is the embedded one
         self.socket = directory / "gateway.db.sock"
         self.session = session
         self.settings: dict[str, object] = {
-            "store.url": f"sqlite:///{self.store}",
+            "store.url": database.url,
             "http.port": 0,
             "egress.allow": "127.0.0.0/8",
             "log.format": "json",
         }
+        if not isinstance(database, SqliteFile):
+            self.settings["http.socket"] = self.socket  # there is none unless one asks for it
+            self.settings |= SHORT_LEASES
         self._current: GatewayProcess | None = None
         self._started: list[GatewayProcess] = []
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, directory: Path) -> AsyncIterator[Self]:
-        """Leaving ends what still runs, and tells the log to pytest."""
+    async def open(cls, directory: Path, database: Database) -> AsyncIterator[Self]:
+        """What is to work on *database*. Leaving ends what still runs, and tells the log to pytest."""
         # Without a limit: publishers and those who watch them do not wait for one another.
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
-            installation = cls(directory, session)
+            installation = cls(directory, database, session)
             try:
                 yield installation
             finally:
@@ -288,5 +333,4 @@ class Installation:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What the store holds, read beside whoever works on it."""
-        with contextlib.closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True)) as connection:
-            return connection.execute(sql).fetchall()
+        return self.database.rows(sql)

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import commet
+import httpx
 import pytest
 
 from tests.receiver import Receiver, status
-from tests.system.gateway_process import CURRENT_VERSION, Client, Installation
+from tests.system.gateway_process import CURRENT_VERSION, Client, Database, Installation, SqliteFile
 from tests.system.verification import verified
 
 EVENTS = ["subscription.activated", "payment.received"]
@@ -30,9 +33,10 @@ class Sync:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, key: str) -> AsyncIterator[Library]:
+    async def open(cls, urls: Sequence[str], key: str) -> AsyncIterator[Library]:
+        turns = itertools.cycle(urls)
         with commet.Commet(key, retries=0) as client:
-            client._http._client.base_url = f"{url}/api/v1"
+            client._http._client.event_hooks = {"request": [lambda request: _send_to(next(turns), request)]}
             yield cls(client)
 
     async def webhooks(self, operation: str, *arguments: object, **named: object) -> Any:
@@ -47,16 +51,28 @@ class Async:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, key: str) -> AsyncIterator[Library]:
+    async def open(cls, urls: Sequence[str], key: str) -> AsyncIterator[Library]:
+        turns = itertools.cycle(urls)
+
+        async def direct(request: httpx.Request) -> None:
+            _send_to(next(turns), request)
+
         async with commet.AsyncCommet(key, retries=0) as client:
-            client._http._client.base_url = f"{url}/api/v1"
+            client._http._client.event_hooks = {"request": [direct]}
             yield cls(client)
 
     async def webhooks(self, operation: str, *arguments: object, **named: object) -> Any:
         return await getattr(self._client.webhooks, operation)(*arguments, **named)
 
 
-Open = Callable[[str, str], contextlib.AbstractAsyncContextManager[Library]]
+def _send_to(url: str, request: httpx.Request) -> None:
+    """Has *request* go to the gateway at *url*."""
+    there = httpx.URL(url)
+    request.url = request.url.copy_with(scheme=there.scheme, host=there.host, port=there.port)
+    request.headers["Host"] = there.netloc.decode()
+
+
+Open = Callable[[Sequence[str], str], contextlib.AbstractAsyncContextManager[Library]]
 
 
 @pytest.fixture(params=[Sync.open, Async.open], ids=["sync", "async"])
@@ -66,16 +82,29 @@ def open_library(request: pytest.FixtureRequest) -> Open:
 
 
 @pytest.fixture
-async def client(installation: Installation) -> Client:
+async def urls(installation: Installation, database: Database, tmp_path: Path) -> AsyncIterator[list[str]]:
+    """Where requests go in turn: to a gateway alone on the embedded store, or to two nodes."""
+    async with contextlib.AsyncExitStack() as stack:
+        together = [installation]
+        if not isinstance(database, SqliteFile):
+            directory = tmp_path / "second"
+            directory.mkdir()
+            together.append(await stack.enter_async_context(Installation.open(directory, database)))
+        await asyncio.gather(*(each.start() for each in together))
+        yield [each.url for each in together]
+
+
+@pytest.fixture
+async def client(urls: Sequence[str], installation: Installation) -> Client:
     """Of a gateway that runs."""
-    await installation.start()
+    assert urls
     return await installation.client()
 
 
 @pytest.fixture
-async def library(installation: Installation, client: Client, open_library: Open) -> AsyncIterator[Library]:
+async def library(urls: Sequence[str], client: Client, open_library: Open) -> AsyncIterator[Library]:
     """With the same key as *client*."""
-    async with open_library(installation.url, client.key) as opened:
+    async with open_library(urls, client.key) as opened:
         yield opened
 
 
@@ -138,13 +167,13 @@ async def test_the_library_tells_all_that_is_wrong_with_a_body(library: Library)
 
 
 async def test_the_library_tells_an_unknown_endpoint_from_an_unknown_key(
-    library: Library, installation: Installation, open_library: Open
+    library: Library, urls: Sequence[str], open_library: Open
 ):
     with pytest.raises(commet.CommetAPIError) as unknown:
         await library.webhooks("get", "wh_doesnotexist")
     assert (unknown.value.status_code, unknown.value.type, unknown.value.code) == (404, "not_found_error", "webhook_not_found")
 
-    async with open_library(installation.url, "ck_live_nobodyhasthiskey") as stranger:
+    async with open_library(urls, "ck_live_nobodyhasthiskey") as stranger:
         with pytest.raises(commet.CommetAPIError) as refused:
             await stranger.webhooks("list")
     assert (refused.value.status_code, refused.value.type, refused.value.code) == (401, "authentication_error", "unauthorized")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.system import sync_trace
-from tests.system.gateway_process import Client, Installation
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Client, Installation
 from tests.system.sync_trace import accepting_answers, hasty_answers, read_trace, syncs_of
 
 LOG = Path("/var/gateway.db-wal")
@@ -27,6 +27,7 @@ async def _publish(client: Client, count: int) -> int:
     return count
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_each_event_is_answered_after_a_sync_of_its_own_commit(installation: Installation, tmp_path: Path):
     """One publisher, one event at a time: as many syncs as commits, and no 202 before its sync has returned."""
     trace = tmp_path / "trace"
@@ -40,6 +41,7 @@ async def test_each_event_is_answered_after_a_sync_of_its_own_commit(installatio
     assert accepted - 1 <= len(meanwhile) <= accepted + 5  # some more, for when the key was used last
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_publishers_at_the_same_time_share_their_syncs(installation: Installation, tmp_path: Path):
     """Group commit: far fewer syncs than events, and still none is answered before its own."""
     trace = tmp_path / "trace"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.receiver import Receiver, Request, garbage, ok, reset, status
-from tests.system.gateway_process import Finished, Installation, eventually
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Finished, Installation, eventually
 from tests.system.load import event_of
 
 FIRST_DELIVERY_SECONDS = 2.0
@@ -101,6 +101,7 @@ async def test_a_run_with_errors_logs_json_lines_without_secrets(installation: I
     assert not re.search(r"whsec_[^*]", log)
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_a_typo_in_a_setting_stops_the_start_with_a_sentence(installation: Installation):
     misspelt = await installation.command("serve", "--set", "http.prot=1")
     assert misspelt.code == 1
@@ -205,6 +206,7 @@ async def test_commands_talk_to_a_gateway_elsewhere(installation: Installation, 
     assert not (tmp_path / "nowhere").exists()
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_commands_that_fail_say_why_in_a_sentence(installation: Installation):
     """Exit code 1 for a refusal and 2 for wrong usage, the reason on standard error, nothing on standard output."""
     await installation.start()

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.receiver import Receiver, hang, ok, redirect
-from tests.system.gateway_process import Client, Installation, JsonObject
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Client, Installation, JsonObject
 
 EVENTS = 100
 TOGETHER_SECONDS = 5.0  # half of what one unanswered request takes
@@ -47,6 +47,7 @@ async def _failed(client: Client) -> JsonObject:
     return attempt
 
 
+@ON_THE_EMBEDDED_STORE
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "0"])
 async def test_an_endpoint_at_a_forbidden_address_is_refused(installation: Installation, receiver: Receiver, host: str):
     """With nothing allowed, loopback is a 400 in every spelling of its address, and is never connected to."""
@@ -60,6 +61,7 @@ async def test_an_endpoint_at_a_forbidden_address_is_refused(installation: Insta
     assert receiver.connections == 0
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_a_name_that_leads_to_a_forbidden_address_is_not_connected_to(installation: Installation, receiver: Receiver):
     """A name cannot be judged before it is resolved. The delivery is on record with the reason, without an address in it."""
     installation.settings |= {"egress.allow": "", "delivery.retry_delays": ""}
@@ -73,6 +75,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_not_connected_to(inst
     assert receiver.connections == 0
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_what_was_allowed_once_is_judged_again_at_each_attempt(installation: Installation, receiver: Receiver):
     """An endpoint that was made under other settings is no way in after these have changed."""
     installation.settings["delivery.retry_delays"] = ""
@@ -87,6 +90,7 @@ async def test_what_was_allowed_once_is_judged_again_at_each_attempt(installatio
     assert receiver.connections == 0
 
 
+@ON_THE_EMBEDDED_STORE
 @pytest.mark.parametrize("target", ["127.0.0.2", "127.0.0.1"], ids=["forbidden", "allowed"])
 async def test_a_redirect_is_not_followed(installation: Installation, receiver: Receiver, target: str):
     """Wherever it leads to: it is a failed attempt, with its status on record."""

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from tests.receiver import Receiver, after, hang, ok
-from tests.system.gateway_process import Installation, eventually
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Installation, eventually
 from tests.system.load import Load, event_of, number_of
 
 REACTION_SECONDS = 2.0  # how long ending takes besides the waiting that was asked for
@@ -152,6 +152,7 @@ async def _is_closed(port: int) -> bool:
     return False
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_a_second_gateway_on_the_same_store_is_refused(installation: Installation):
     """It ends with 1 and a sentence, and the first one does not notice."""
     await installation.start()

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.receiver import Receiver
-from tests.system.gateway_process import Client, Installation, eventually
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Client, Installation, eventually
 
 KIB = 1024
 
 
+@ON_THE_EMBEDDED_STORE
 @pytest.mark.parametrize("room", [0, 40 * KIB], ids=["none left", "a little left"])
 async def test_a_full_disk_costs_answers_but_no_events(installation: Installation, receiver: Receiver, room: int):
     """Publishers get 503 with Retry-After, /health/ready says why, and when there is room again all goes on: what was accepted
@@ -43,6 +44,7 @@ async def test_a_full_disk_costs_answers_but_no_events(installation: Installatio
     assert ids(receiver) == set(accepted)
 
 
+@ON_THE_EMBEDDED_STORE
 async def test_a_full_disk_does_not_keep_the_gateway_from_stopping(installation: Installation, receiver: Receiver):
     """SIGTERM ends it within its deadlines, though nothing more can be stored."""
     installation.settings["delivery.drain_seconds"] = 1

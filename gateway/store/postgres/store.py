@@ -31,6 +31,7 @@ _REASK_SECONDS = 0.1
 class PostgresStore(PostgresLog):
     """See `store.protocol.Store`."""
 
+    gathering_seconds = 0.01
     back_up = None  # the server is backed up with its own tools
 
     def __init__(self, database: Database, cluster: PostgresCluster) -> None:

@@ -36,6 +36,7 @@ class SqliteStore(SqliteLog):
     """See `store.protocol.Store`."""
 
     transactions_at_once = 1
+    gathering_seconds = 0.0
     cluster: Cluster | None = None
 
     def __init__(self, path: Path, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:

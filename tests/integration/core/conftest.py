@@ -39,6 +39,7 @@ class ScriptedStore:
     """A store that counts its transactions, and fails or waits when it is told to."""
 
     transactions_at_once = 1
+    gathering_seconds = 0.0
 
     def __init__(self, store: SqliteStore) -> None:
         self.real = store

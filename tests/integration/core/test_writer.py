@@ -14,7 +14,7 @@ from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, DeliveryState, DueDelivery, Endpoint, IdempotentAnswer, Organization, Result
 from gateway.publishing.event_queue import EventQueue, Seal
 from gateway.publishing.fan_out import FanOut
-from gateway.publishing.writer import WORTH_A_TRANSACTION, Writer
+from gateway.publishing.writer import ENOUGH_RESULTS, WORTH_A_TRANSACTION, Writer
 from gateway.registry.endpoints import CreateEndpoint, DeleteEndpoint, EndpointPatch, UpdateEndpoint
 from gateway.registry.organizations import PinOrganization
 from gateway.settings import Intake
@@ -36,7 +36,7 @@ from tests.integration.core.conftest import Nothing, ScriptedStore
 class Desk:
     """A writer, and everything that it has told its listeners."""
 
-    def __init__(self, store: SqliteStore, intake: Intake) -> None:
+    def __init__(self, store: SqliteStore, intake: Intake, *, longest_wait_seconds: float = 5.0) -> None:
         self.clock = FakeClock()
         self.store = ScriptedStore(store)
         self.queue = EventQueue(intake)
@@ -45,6 +45,7 @@ class Desk:
             queue=self.queue,
             recorder=HealthRecorder(clock=self.clock, disable_after_failed_events=3),
             fan_out=FanOut(ids=IdMaker(self.clock), current_version=API_VERSION),
+            longest_wait_seconds=longest_wait_seconds,
         )
         self.fresh: list[tuple[Endpoint, DueDelivery]] = []
         self.results: list[Result] = []
@@ -449,6 +450,26 @@ async def test_publishers_do_not_wait_out_a_pause(desk: Desk):
     await desk.recorded(1)
 
 
+async def test_nobody_waits_behind_a_commit_without_an_end(store: SqliteStore):
+    """A commit of which nobody knows how it ended may last for as long as the store is away. Who waits behind it hears that
+    there is no answer to be had, and so does whoever comes later, at once; who is in it hears how it ended. Then all goes on."""
+    async with at_work(Desk(store, Intake(), longest_wait_seconds=0.05)) as desk:
+        desk.store.gate.clear()
+        inside = desk.publishing(first := event())
+        await desk.store.gated.wait()
+        for behind in (desk.publish(event()), desk.create(), desk.publish(event())):
+            with pytest.raises(StoreUnavailable):
+                await behind
+        assert desk.writer.unavailable is not None
+        assert not inside.done()
+        desk.store.gate.set()
+        await inside
+        await desk.publish(second := event())
+        assert desk.writer.unavailable is None
+        assert await desk.stored_ids() == [first.id, second.id]
+        assert desk.queue.depth == 0
+
+
 async def test_a_node_finds_out_that_the_store_is_back(desk: Desk):
     """A node that says it is unavailable is sent nothing: it notices by itself that the store is back."""
     desk.store.break_down()
@@ -586,6 +607,7 @@ class SeveralAtOnce:
     after another on the embedded store: what is looked at here is what the writer puts into them."""
 
     transactions_at_once = 3
+    gathering_seconds = 0.0
 
     def __init__(self, store: SqliteStore) -> None:
         self.real = store
@@ -735,3 +757,33 @@ async def test_a_transaction_that_always_stands_in_the_way_is_refused(store: Sql
         with pytest.raises(StoreUnavailable):
             await writer.publish([event()])
         several.conflicts = 0
+
+
+async def test_a_few_results_wait_for_company(closed_desk: Desk):
+    """Where a transaction is dear, a few results alone are committed with what comes next, or after a moment by themselves;
+    many go at once."""
+    closed_desk.store.gathering_seconds = 3_600.0
+    async with at_work(closed_desk) as desk:
+        to = await desk.create()
+        await desk.publish(*(event() for _ in range(ENOUGH_RESULTS + 2)))
+        commits = desk.store.commits
+        made = [due for _, due in desk.fresh]
+        desk.writer.record(result(made[0], to))
+        desk.writer.record(result(made[1], to))
+        await desk.publish(event())
+        assert (len(desk.results), desk.store.commits) == (2, commits + 1)
+        for due in made[2:]:
+            desk.writer.record(result(due, to))
+        await desk.recorded(len(made))
+        assert desk.store.commits == commits + 2
+    closed_desk.store.gathering_seconds = 0.001
+
+
+async def test_results_alone_do_not_wait_for_ever(closed_desk: Desk):
+    """When nothing comes, results are committed after a moment."""
+    closed_desk.store.gathering_seconds = 0.001
+    async with at_work(closed_desk) as desk:
+        to = await desk.create()
+        await desk.publish(event())
+        desk.writer.record(result(desk.fresh[0][1], to))
+        await desk.recorded(1)
