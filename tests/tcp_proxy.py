@@ -113,7 +113,10 @@ class _Side:
             other.writer.write(data)
             await other.writer.drain()
         await gate.wait()
-        other.writer.write_eof()
+        try:
+            other.writer.write_eof()
+        except OSError as error:  # it has been reset in this very moment
+            raise ConnectionError(str(error)) from error
 
     def reset(self) -> None:
         """Ends it with RST, unless it has ended."""

@@ -310,7 +310,7 @@ async def test_no_table_is_forgotten(move: Move):
     found = await move.sql(
         "SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = current_schema()::regnamespace"
     )
-    own = {"meta", "migrations", "nodes", "leases", "news", "demand"}
+    own = {"meta", "migrations", "nodes", "leases", "news", "demand", "commits"}
     assert {name for (name,) in found} == own | {table.name for table in (*HISTORY, *WORK)}
 
 

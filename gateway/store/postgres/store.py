@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -11,13 +12,14 @@ import asyncpg
 import structlog
 
 from gateway import settings
+from gateway.clock import DAY
 from gateway.errors import StoreUnavailable
 from gateway.model import Endpoint
 from gateway.store.copying.unfinished import refuse_unfinished
 from gateway.store.postgres import claims, migration, rows
 from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.cluster import PostgresCluster
-from gateway.store.postgres.connection import Database, Session
+from gateway.store.postgres.connection import Database, Parameters, Session
 from gateway.store.postgres.log import PostgresLog
 from gateway.store.postgres.partitions import Partitions
 from gateway.store.postgres.transaction import PostgresTransaction
@@ -26,6 +28,7 @@ from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
 log = structlog.get_logger()
 
 _REASK_SECONDS = 0.1
+_MARKS_KEPT_FOR = DAY
 
 
 class PostgresStore(PostgresLog):
@@ -39,7 +42,11 @@ class PostgresStore(PostgresLog):
         self.cluster: Cluster | None = cluster
         # One connection is left for claims, which must not wait behind the transactions whose work they fetch.
         self.transactions_at_once = database.settings.write_connections - 1
-        self._slots = asyncio.Semaphore(self.transactions_at_once)
+        # Each transaction has a slot to itself, in which it leaves a mark.
+        self._slots: asyncio.LifoQueue[int] = asyncio.LifoQueue()
+        for slot in range(self.transactions_at_once):
+            self._slots.put_nowait(slot)
+        self._tokens = itertools.count(1)
         self._claiming = asyncio.Lock()
         self._bundler = Bundler(database.sql)
         self._claim_statements = claims.ClaimStatements(database.sql)
@@ -59,6 +66,7 @@ class PostgresStore(PostgresLog):
             await store._partitions.ensure_ahead()
             async with store._transaction_on_its_own() as session:
                 await refuse_unfinished(session)
+                await session.rows("forget_commits", {"kept_for": _MARKS_KEPT_FOR})
                 await session.rows("add_meta", {"name": "cursor_key", "value": secrets.token_bytes(32)})
             yield store
 
@@ -74,7 +82,10 @@ class PostgresStore(PostgresLog):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresTransaction]:
         """See `store.protocol.Intake.transaction`."""
-        async with self._slots, contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
+            slot = await self._slots.get()
+            stack.callback(self._slots.put_nowait, slot)
+            mark = {"process_id": self._own_cluster.process_ids[0], "slot": slot, "token": next(self._tokens)}
             held = stack.enter_context(self._own_cluster.transaction_begun())
 
             async def begin() -> Session:
@@ -83,38 +94,43 @@ class PostgresStore(PostgresLog):
                 return session
 
             transaction = PostgresTransaction(
-                begin, bundler=self._bundler, partitions=self._partitions, cluster=self._own_cluster, held=held
+                begin, bundler=self._bundler, partitions=self._partitions, cluster=self._own_cluster, held=held, mark=mark
             )
             yield transaction
             await transaction.prepare()
             if transaction.session is not None:
-                await self._commit(transaction.session, transaction.xid)
+                await self._commit(transaction.session, transaction.xid, mark)
             if transaction.has_told:
                 await self._own_cluster.wake_others()
 
-    async def _commit(self, session: Session, xid: str | None) -> None:
+    async def _commit(self, session: Session, xid: str | None, mark: Parameters) -> None:
         try:
             await session.end()
         except StoreUnavailable:
             session.terminate()
             # Without a number nothing was written, so there is nothing to be in doubt about.
-            if xid is None or not await self._was_committed(xid):
+            if xid is None or not await self._was_committed(xid, mark):
                 raise
 
-    async def _was_committed(self, xid: str) -> bool:
+    async def _was_committed(self, xid: str, mark: Parameters) -> bool:
         """Whether a transaction whose COMMIT got no answer took effect. Asks until there is an answer: nobody may be told
-        anything before."""
+        anything before.
+
+        Once it is over its mark tells. Its number does not: after a crash the server gives out again the numbers whose records
+        never reached its disk, and another transaction may have committed under this one."""
         while True:
             with contextlib.suppress(StoreUnavailable):
-                match await self._status_of(xid):
-                    case "committed":
-                        return True
-                    case "in progress":
-                        pass  # the server has not noticed yet that nobody waits for it, or is still at it
-                    case _:
-                        return False
+                if await self._status_of(xid) != "in progress":
+                    return await self._has_left_its_mark(mark)
+                # The server has not noticed yet that nobody waits for it, or is still at it.
             log.error("store.in_doubt", xid=xid)
             await asyncio.sleep(_REASK_SECONDS)
+
+    async def _has_left_its_mark(self, mark: Parameters) -> bool:
+        async with self._database.single() as session:
+            await self._database.begin_write(session, mode="READ ONLY")
+            last = await session.one("last_commit", {name: mark[name] for name in ("process_id", "slot")})
+        return last is not None and last["token"] == mark["token"]
 
     async def _status_of(self, xid: str) -> str | None:
         """None for a transaction that the server has never heard of: it is another one by now, which took over without it."""

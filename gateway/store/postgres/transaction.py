@@ -50,6 +50,7 @@ _RETRIES = Piece("remove_retries", writes={"retries"})
 _RESETS = Piece("reset_failures", writes={"endpoints"})
 _PAUSES = Piece("pause_endpoints", writes={"endpoints"})
 _NEWS = Piece("add_news", adds={"news"})
+_MARK = Piece("mark_commit", writes={"commits"})
 
 _TAKES = 3  # tries at external ids whose events are pruned in between
 
@@ -69,8 +70,10 @@ class PostgresTransaction:
         partitions: Partitions,
         cluster: PostgresCluster,
         held: int,
+        mark: Parameters,
     ) -> None:
         self._begin = begin
+        self._mark = mark  # by which it is recognized once it is committed
         self._bundler = bundler
         self._partitions = partitions
         self._cluster = cluster
@@ -118,6 +121,8 @@ class PostgresTransaction:
             self._waiting.add(piece, parameters)
 
     async def _flush(self) -> None:
+        if self.xid is None:
+            self._waiting.add(_MARK, self._mark)
         waiting, self._waiting = self._waiting, Bundle()
         sql, values = self._bundler.statement(waiting)
         self._has_written = True

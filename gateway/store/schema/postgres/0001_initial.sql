@@ -220,6 +220,16 @@ CREATE TABLE idempotent_requests (
 );
 CREATE INDEX idempotent_requests_by_expiry ON idempotent_requests (expires_at);
 
+-- What each process committed last on each of its connections that write: `token` tells the transaction. It is how one whose end
+-- is unknown is recognized: its number alone says nothing, since a server that crashed gives the same one out again.
+CREATE TABLE commits (
+  process_id text COLLATE "C" NOT NULL,
+  slot smallint NOT NULL,
+  token bigint NOT NULL,
+  at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+  PRIMARY KEY (process_id, slot)
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
 -- The processes that share this store. One whose `renewals` stand still loses its leases.
 CREATE TABLE nodes (
   id text COLLATE "C" PRIMARY KEY,

@@ -9,6 +9,17 @@ INSERT INTO news (process_id, buckets, work, endpoints, retried, keys, organizat
 VALUES (
   :process_id, :buckets::bigint, :work::text[], :endpoints::text[], :retried::text[], :keys::text[], :organizations::text[]);
 
+-- name: mark_commit
+INSERT INTO commits AS c (process_id, slot, token) VALUES (:process_id, :slot, :token)
+ON CONFLICT (process_id, slot) DO UPDATE SET token = excluded.token, at = (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+
+-- name: last_commit
+SELECT token FROM commits WHERE process_id = :process_id AND slot = :slot;
+
+-- name: forget_commits
+-- Of processes that have ended: one that lives marks each of its commits anew.
+DELETE FROM commits WHERE at < (extract(epoch FROM clock_timestamp()) * 1000)::bigint - :kept_for::bigint;
+
 -- name: transaction_status
 SELECT pg_xact_status(:xid::text::xid8);
 
