@@ -102,14 +102,23 @@ def carry_out(module: str, assignment: Assignment, *, log: Path) -> Measurement:
     """
     phase = assignment.phase
     allowed = phase.warm_up_seconds + phase.seconds + 60
-    with running(_module(module), log=log, fds=[assignment.tally_fd], pipe=True) as child:
+    answer = ask(module, assignment, log=log, seconds=allowed, fds=[assignment.tally_fd])
+    return msgspec.json.decode(answer, type=Measurement)
+
+
+def ask(module: str, request: msgspec.Struct, *, log: Path, seconds: float, fds: Sequence[int] = ()) -> bytes:
+    """What a process of its own, the *module* of this package, answers to *request*.
+
+    Raises ChildFailed when it fails, or has not answered after *seconds*.
+    """
+    with running(_module(module), log=log, fds=fds, pipe=True) as child:
         try:
-            answer, _ = child.communicate(msgspec.json.encode(assignment), timeout=allowed)
+            answer, _ = child.communicate(msgspec.json.encode(request), timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise failure(f"{module} was not done after {allowed:.0f} s", log) from None
+            raise failure(f"{module} was not done after {seconds:.0f} s", log) from None
         if child.returncode != 0:
             raise failure(f"{module} failed", log)
-    return msgspec.json.decode(answer, type=Measurement)
+    return answer
 
 
 def _module(name: str) -> list[str]:

@@ -35,6 +35,11 @@ DELIVERY_HEADERS = {
 """Headers as the gateway's, for the baseline."""
 
 
+def numbered_type(number: int) -> str:
+    """A type of events of its own; as long as `EVENT_TYPE`, for numbers of one digit."""
+    return f"subscription.receiver{number}"
+
+
 def event_data(sent_at: int) -> bytes:
     """The data of an event published at *sent_at*, nanoseconds of the monotonic clock."""
     return b"%b%019d%b" % (_BEFORE, sent_at, _AFTER)

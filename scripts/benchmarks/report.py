@@ -139,7 +139,7 @@ def report_start(start: StartUp) -> StartReport:
     )
 
 
-_UNDISTURBED = 0.05  # alone, the baseline's process is busy all the time
+_UNDISTURBED = 0.05  # of the time
 _HEADINGS = ("", "deliveries/s", "per CPU second", "p50 ms", "p99 ms", "memory MiB", "ratio", "ratio by CPU", "target")
 
 
@@ -159,25 +159,20 @@ def as_text(report: Report) -> str:
             "latency is from publish to arrival"
         ),
         "",
-        *_table([_HEADINGS, *map(_row, report.cases)]),
+        *table([_HEADINGS, *map(_row, report.cases)]),
     ]
-    idle_share = 1 - report.cases[0].cpu.median
-    if idle_share > _UNDISTURBED:
-        lines += [
-            "",
-            f"The baseline had to wait for a CPU {idle_share:.0%} of the time: something else was running, measure again.",
-        ]
+    lines += disturbance(report.cases[0].cpu.median)
     if report.start is not None:
         start = report.start
         lines += [
             "",
             (
                 f"start to first delivery: {start.first_delivery_seconds.text('.2f')} s, "
-                f"target < {FIRST_DELIVERY_TARGET_SECONDS:g} s {_verdict(met=start.first_delivery_met)}"
+                f"target < {FIRST_DELIVERY_TARGET_SECONDS:g} s {verdict(met=start.first_delivery_met)}"
             ),
             (
                 f"idle CPU over {start.idle_seconds:g} s: {start.idle_cpu:.2%}, "
-                f"target < {IDLE_CPU_TARGET:.0%} {_verdict(met=start.idle_met)}"
+                f"target < {IDLE_CPU_TARGET:.0%} {verdict(met=start.idle_met)}"
             ),
         ]
     verified = sum(case.deliveries_verified for case in report.cases)
@@ -195,15 +190,26 @@ def _row(case: CaseReport) -> tuple[str, ...]:
         f"{case.peak_memory_mib.high:.0f}",
         case.ratio.text(".2f"),
         case.cpu_ratio.text(".2f"),
-        "" if case.target is None or case.met is None else f">= {case.target:.2f} {_verdict(met=case.met)}",
+        "" if case.target is None or case.met is None else f">= {case.target:.2f} {verdict(met=case.met)}",
     )
 
 
-def _verdict(*, met: bool) -> str:
+def disturbance(baseline_cpu: float) -> list[str]:
+    """A warning when the baseline's process, which is busy all the time when it is alone, used less than that of a CPU."""
+    if 1 - baseline_cpu <= _UNDISTURBED:
+        return []
+    return [
+        "",
+        f"The baseline had to wait for a CPU {1 - baseline_cpu:.0%} of the time: something else was running, measure again.",
+    ]
+
+
+def verdict(*, met: bool) -> str:
+    """A target's fate, in the same word everywhere."""
     return "met" if met else "MISSED"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as their widest cell; also a Markdown table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]

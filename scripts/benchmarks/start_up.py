@@ -9,6 +9,7 @@ import msgspec
 
 from scripts.benchmarks.children import Receivers, failure
 from scripts.benchmarks.gateway_process import GatewayProcess, serving
+from scripts.benchmarks.payload import EVENT_TYPE
 from scripts.benchmarks.process_facts import cpu_seconds
 
 _PATIENCE_SECONDS = 20.0
@@ -25,35 +26,35 @@ class StartUp(msgspec.Struct, frozen=True):
 
 def measure_start_up(directory: Path, crew: Receivers, *, starts: int, idle_seconds: float) -> StartUp:
     """Starts a gateway again and again on a store that has an endpoint already."""
-    store, log = directory / "start.db", directory / "start-gateway.log"
-    with serving(store, log=log) as gateway:
+    store_url, log = f"sqlite:///{directory / 'start.db'}", directory / "start-gateway.log"
+    with serving(store_url, log=log) as gateway:
         gateway.wait_until_ready()
         api_key = gateway.create_key()
         gateway.create_endpoint(f"{crew.url}/0", api_key)
-        _deliver_one(gateway, crew, api_key, log)
+        deliver_one(gateway, crew, api_key)
     times = []
     idle_cpu = 0.0
     for number in range(starts):
         begin = time.monotonic()
-        with serving(store, log=log) as gateway:
-            _deliver_one(gateway, crew, api_key, log)
+        with serving(store_url, log=log) as gateway:
+            deliver_one(gateway, crew, api_key)
             times.append(time.monotonic() - begin)
             if number == starts - 1:
                 idle_cpu = _cpu_while_idle(gateway.pid, idle_seconds)
     return StartUp(times, idle_cpu, idle_seconds)
 
 
-def _deliver_one(gateway: GatewayProcess, crew: Receivers, api_key: str, log: Path) -> None:
+def deliver_one(gateway: GatewayProcess, crew: Receivers, api_key: str, event_type: str = EVENT_TYPE) -> None:
     """Returns when an event, published as soon as the gateway takes it, has arrived."""
     arrived = crew.tally.count()
     until = time.monotonic() + _PATIENCE_SECONDS
     accepted = False
     while crew.tally.count() == arrived:
         if time.monotonic() > until:
-            raise failure(f"no delivery within {_PATIENCE_SECONDS:.0f} s of the start", log)
+            raise failure(f"no delivery within {_PATIENCE_SECONDS:.0f} s of the start", gateway.log)
         if not accepted:
             with contextlib.suppress(OSError, http.client.HTTPException):
-                accepted = gateway.publish(api_key)
+                accepted = gateway.publish(api_key, event_type)
         time.sleep(0.001)
 
 

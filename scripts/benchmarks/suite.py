@@ -11,14 +11,12 @@ import msgspec
 from scripts.benchmarks.children import Receivers, carry_out, receivers
 from scripts.benchmarks.file_system import durable_file_system, median_sync_ms
 from scripts.benchmarks.gateway_process import serving
-from scripts.benchmarks.phase import Assignment, Measurement, Phase
+from scripts.benchmarks.phase import Assignment, Measurement, Phase, Processes, Target
 from scripts.benchmarks.report import Report, machine, report_on, report_start
 from scripts.benchmarks.start_up import measure_start_up
 
 BASELINE = "baseline"
 START = "start"
-
-_STORE = "gateway.db"
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +65,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float = 10.0
     starts: int = 5
     receivers: int = 1
+    waiting: int = 1_000_000  # deliveries that wait while something else is measured
     only: frozenset[str] = frozenset()  # empty: everything
     profile: Path | None = None  # a directory for cProfile's statistics
     directory: Path = Path("var/bench")
@@ -89,7 +88,7 @@ def run(options: Options, progress: Callable[[str], None]) -> Report:
         progress(f"{directory} on {file_system.type}: fdatasync {sync_ms:.2f} ms")
         crew = stack.enter_context(receivers(options.receivers, log=directory / "receivers.log"))
         bench = _Bench(options, directory, crew)
-        capacity = bench.check_receivers()
+        capacity = check_receivers(crew, directory, seconds=options.seconds)
         progress(f"receiver: {capacity.deliveries_per_second:,.0f}/s")
         measured: dict[str, list[Measurement]] = {}
         for number in range(1, options.rounds + 1):
@@ -114,6 +113,13 @@ def run(options: Options, progress: Callable[[str], None]) -> Report:
     )
 
 
+def check_receivers(crew: Receivers, directory: Path, *, seconds: float) -> Measurement:
+    """What the receivers take from a client that costs next to nothing."""
+    phase = Phase(publishers=64, seconds=min(seconds, 2.0))
+    assignment = Assignment(phase=phase, tally_fd=crew.tally.fd, processes=Processes(receivers=crew.pids), receiver_url=crew.url)
+    return carry_out("receiver_check", assignment, log=directory / "check.log")
+
+
 class _Bench:
     """The running receivers, and where everything else is put."""
 
@@ -121,12 +127,6 @@ class _Bench:
         self._options = options
         self._directory = directory
         self._crew = crew
-
-    def check_receivers(self) -> Measurement:
-        """What the receivers take from a client that costs next to nothing."""
-        with tempfile.TemporaryDirectory(dir=self._directory) as name:
-            assignment = self._assignment(Phase(publishers=64, seconds=min(self._options.seconds, 2.0)), Path(name))
-            return carry_out("receiver_check", assignment, log=Path(name) / "check.log")
 
     def measure(self, case: Case, name: str) -> Measurement:
         """Measures one case once, on a store of its own, which is gone afterwards."""
@@ -140,12 +140,15 @@ class _Bench:
             if not case.own_process:
                 own_profile = None if profile is None else str(profile)
                 return carry_out(case.module, msgspec.structs.replace(assignment, profile=own_profile), log=log)
-            with serving(directory / _STORE, log=directory / "gateway.log", profile=profile) as gateway:
+            with serving(_store_url(directory), log=directory / "gateway.log", profile=profile) as gateway:
                 gateway.wait_until_ready()
                 api_key = gateway.create_key()
                 gateway.create_endpoint(f"{self._crew.url}/0", api_key)
                 assignment = msgspec.structs.replace(
-                    assignment, measured_pid=gateway.pid, gateway_port=gateway.port, api_key=api_key
+                    assignment,
+                    processes=msgspec.structs.replace(assignment.processes, measured=(gateway.pid,)),
+                    targets=(Target(gateway.port),),
+                    api_key=api_key,
                 )
                 return carry_out(case.module, assignment, log=log)
 
@@ -154,10 +157,14 @@ class _Bench:
         return Assignment(
             phase=phase,
             tally_fd=crew.tally.fd,
-            receiver_pids=crew.pids,
+            processes=Processes(receivers=crew.pids),
             receiver_url=crew.url,
-            store=str(directory / _STORE),
+            store_url=_store_url(directory),
         )
+
+
+def _store_url(directory: Path) -> str:
+    return f"sqlite:///{directory / 'gateway.db'}"
 
 
 def names() -> Sequence[str]:

@@ -41,4 +41,7 @@ async def _first_error_alone(measuring: Awaitable[Measurement]) -> Measurement:
 async def measure(assignment: Assignment, publish: Sequence[Publish]) -> Measurement:
     """Carries out the assignment's phase with these publishers."""
     run = Run(assignment.phase, publish, Tally(assignment.tally_fd))
-    return await run.measure(assignment.measured_pid or os.getpid(), assignment.receiver_pids)
+    processes = assignment.processes
+    if not processes.measured:
+        processes = msgspec.structs.replace(processes, measured=(os.getpid(),))
+    return await run.measure(processes)
