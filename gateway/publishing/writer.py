@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.errors import Stopping, StoreUnavailable, TransactionConflict
 from gateway.model import AcceptedEvent, Result
@@ -93,6 +94,7 @@ class Writer:
         self._company = asyncio.Event()
         self._many_wait = asyncio.Event()
         self._claims_wanted = asyncio.Event()
+        self._unsettled: set[str] = set()  # deliveries of transactions under way: listeners have not heard of them yet
         self._is_committing = False
         self._is_stuck = False
         self._is_closed = False
@@ -298,7 +300,12 @@ class Writer:
             # Nothing was handed out, and everything is still wanted.
             answers = [Claimed(more_first=claim.first, more_manual=claim.manual, next_retry_at=claim.now) for claim in claims]
             await asyncio.sleep(_PAUSE_SECONDS)
-        claimer.claimed(claims, answers)
+        # The store may know of a commit before its answer has come: those it shows will be told of as fresh.
+        claimer.claimed(claims, [self._without_unsettled(answer) for answer in answers] if self._unsettled else answers)
+
+    def _without_unsettled(self, answer: Claimed) -> Claimed:
+        first = [due for due in answer.first if due.id not in self._unsettled]
+        return answer if len(first) == len(answer.first) else replace(answer, first=first)
 
     def _gather(self) -> Batch | None:
         changes = list(self._changes)
@@ -331,7 +338,10 @@ class Writer:
             self._fail(batch, error)
         else:
             self._note_recovery()
-            self._committed(batch, made, effects)
+            try:
+                self._committed(batch, made, effects)
+            finally:
+                self._unsettled.difference_update(due.id for _, due in made.fresh)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for pending in batch.changes:
@@ -366,13 +376,18 @@ class Writer:
 
     async def _try_to_commit(self, batch: Batch) -> tuple[FannedOut, Effects]:
         made = FannedOut()
-        async with self._store.transaction() as transaction:
-            for pending in batch.changes:
-                await pending.apply(transaction)
-            if batch.results:
-                await self._recorder.record(transaction, batch.results)
-            if batch.entries:
-                made = await self._fan_out.store(transaction, batch.entries)
+        try:
+            async with self._store.transaction() as transaction:
+                for pending in batch.changes:
+                    await pending.apply(transaction)
+                if batch.results:
+                    await self._recorder.record(transaction, batch.results)
+                if batch.entries:
+                    made = await self._fan_out.store(transaction, batch.entries)
+                    self._unsettled.update(due.id for _, due in made.fresh)
+        except BaseException:
+            self._unsettled.difference_update(due.id for _, due in made.fresh)
+            raise
         return made, transaction.effects
 
     def _committed(self, batch: Batch, made: FannedOut, effects: Effects) -> None:

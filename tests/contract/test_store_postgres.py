@@ -35,7 +35,7 @@ from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.claims import claim_statement
 from gateway.store.postgres.cluster import mask_of
 from gateway.store.postgres.connection import Database, compiled, load_statements
-from gateway.store.postgres.partitions import day_of
+from gateway.store.postgres.days import day_of, whole_days
 from gateway.store.protocol import DeliveryFilter, NewEvent, Store
 from tests.contract.acts import (
     add_deliveries,
@@ -635,6 +635,11 @@ def test_the_day_of_an_id():
     assert day_of(make_id("whdl_", START)) == START // DAY
     assert day_of(make_id("whev_", START + DAY)) == START // DAY + 1
     assert day_of("x") == 0
+    ids_of_two_days = [make_id("whdl_", START), make_id("whdl_", START + DAY)]
+    lowest, highest = whole_days(ids_of_two_days)
+    assert (day_of(lowest), day_of(highest)) == (START // DAY, START // DAY + 2)
+    assert lowest <= min(ids_of_two_days) < max(ids_of_two_days) < highest
+    assert whole_days(["x"])[0] <= "x" <= whole_days(["x"])[1]
 
 
 # Plans

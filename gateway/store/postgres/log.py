@@ -23,7 +23,7 @@ from gateway.model import (
 from gateway.store.postgres import reservations, rows
 from gateway.store.postgres.cluster import PostgresCluster
 from gateway.store.postgres.connection import Database, Parameters, Row
-from gateway.store.postgres.partitions import day_of
+from gateway.store.postgres.days import day_of
 from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
 
 _ABOVE_ALL = "~"  # sorts after every id

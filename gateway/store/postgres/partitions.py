@@ -1,7 +1,6 @@
 """The days of history. Events, deliveries and attempts have a partition for each day (UTC) of their ids' time; a day is
 pruned by dropping its three, which costs the same however much is in them."""
 
-import string
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +11,7 @@ from gateway.clock import DAY, HOUR, SECOND, Timestamp
 from gateway.errors import TransactionConflict
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import Database, Session, opening
+from gateway.store.postgres.days import day_of
 
 log = structlog.get_logger()
 
@@ -24,23 +24,12 @@ _PREFIXES = {"events": ids.EVENT, "deliveries": ids.DELIVERY, "attempts": ids.DE
 # with an entry in every index. The rest is written once.
 _STORAGE = {"events": "fillfactor = 100", "deliveries": "fillfactor = 50", "attempts": "fillfactor = 100"}
 
-_DIGITS = {digit: value for value, digit in enumerate(string.digits + string.ascii_uppercase + string.ascii_lowercase)}
-_TIME_LENGTH = 8
 _LOCK = 0x7765626870617274
 """Whoever makes or drops partitions holds this lock: once is enough."""
 
 _LOCK_SECONDS = 0.5  # a drop needs the table for itself, and while it waits for that everybody waits behind it
 _STATEMENT_SECONDS = 30.0
 _STEP = 1_000  # rows that expire in one statement
-
-
-def day_of(id: str) -> int:
-    """The day of an id, counted from the epoch; day 0 when it tells no time."""
-    _, _, rest = id.rpartition("_")
-    at = 0
-    for digit in rest[:_TIME_LENGTH]:
-        at = at * len(_DIGITS) + _DIGITS.get(digit, 0)
-    return at // DAY
 
 
 def _name(table: str, day: int) -> str:

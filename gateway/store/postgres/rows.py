@@ -24,6 +24,7 @@ from gateway.model import (
     bucket_of,
 )
 from gateway.store.postgres.connection import Row
+from gateway.store.postgres.days import whole_days
 from gateway.store.protocol import NewEvent
 
 Parameters = dict[str, object]
@@ -44,7 +45,8 @@ def _text(value: str | None) -> str | None:
 
 def bounds(ids: Collection[str]) -> Parameters:
     """What keeps a statement to the days that *ids* are of."""
-    return {"lowest": min(ids), "highest": max(ids)}
+    lowest, highest = whole_days(ids)
+    return {"lowest": lowest, "highest": highest}
 
 
 def keys(found: Sequence[tuple[str, str, str]]) -> Parameters:

@@ -30,6 +30,7 @@ from gateway.store.protocol import (
 )
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import API_VERSION, EXHAUSTED, GONE, PATIENCE_SECONDS, START, FakeClock, endpoint, event, result, tenant
+from tests.fakes import due as make_due
 from tests.integration.core.conftest import Nothing, ScriptedStore
 
 
@@ -787,3 +788,53 @@ async def test_results_alone_do_not_wait_for_ever(closed_desk: Desk):
         await desk.publish(event())
         desk.writer.record(result(desk.fresh[0][1], to))
         await desk.recorded(1)
+
+
+class _OneLane:
+    """Claims for one lane, and what is handed out to it."""
+
+    def __init__(self, to: Endpoint) -> None:
+        self.to = to
+        self.handed_out: list[DueDelivery] = []
+        self.answered = asyncio.Event()
+
+    def claims(self) -> Sequence[Claim]:
+        return [Claim(endpoint=self.to, now=START, limit=10, max_bytes=10**6, held=(), under_way=())]
+
+    def claimed(self, _: Sequence[Claim], answers: Sequence[Claimed]) -> None:
+        self.handed_out += [due for answer in answers for due in answer.first]
+        self.answered.set()
+
+
+class ShowsWhatIsUnderWay(ScriptedStore):
+    """A store whose claims show what a transaction has written before its commit is answered, as another connection to a
+    server may once the server has committed."""
+
+    shown: Sequence[DueDelivery] = ()
+
+    async def claim(self, claims: Sequence[Claim]) -> Sequence[Claimed]:
+        return [Claimed(first=self.shown) for _ in claims]
+
+
+async def test_a_delivery_whose_commit_is_not_answered_yet_is_handed_out_once(closed_desk: Desk, store: SqliteStore):
+    """The race: a claim sees a commit before the writer has its answer. Its deliveries come as fresh, and not by the claim, so
+    that none is sent twice."""
+    closed_desk.store = ShowsWhatIsUnderWay(store)
+    closed_desk.writer._store = closed_desk.store
+    async with at_work(closed_desk) as desk:
+        to = await desk.create()
+        lane = _OneLane(to)
+        desk.writer.serve_claims(lane)
+        desk.store.close_gate()
+        publishing = desk.publishing(event())
+        await desk.store.gated.wait()
+        (unsettled,) = desk.writer._unsettled
+        other = make_due(to)
+        closed_desk.store.shown = [make_due(to, id=unsettled), other]
+        desk.writer.want_claims()
+        await lane.answered.wait()
+        assert lane.handed_out == [other]
+        desk.store.gate.set()
+        await publishing
+        assert [fresh.id for _, fresh in desk.fresh] == [unsettled]
+        assert desk.writer._unsettled == set()
