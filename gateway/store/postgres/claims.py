@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, bucket_of
+from gateway.model import AcceptedEvent, DueDelivery, bucket_of
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import Parameters, Session, Statement, compiled
 from gateway.store.protocol import Claim, Claimed, LaneWork
@@ -145,7 +145,7 @@ def _handed_out(claim: Claim, choice: _Choice, events: Mapping[str, AcceptedEven
             due_at=counts["due_at"],
             created_at=counts["created_at"],
             retry_id=row["retry_id"],
-            trigger=DeliveryTrigger(counts["trigger"]),
+            trigger=rows.TRIGGERS[counts["trigger"]],
         )
 
     def all_due(found: Collection[Any]) -> list[DueDelivery]:

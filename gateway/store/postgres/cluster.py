@@ -13,7 +13,7 @@ import structlog
 
 from gateway.clock import HOUR, MINUTE, SECOND
 from gateway.errors import StoreUnavailable, TransactionConflict
-from gateway.model import BUCKETS, Lease, Node, Organization, bucket_of
+from gateway.model import BUCKETS, Endpoint, Lease, Node, Organization, bucket_of
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import GRACE_SECONDS, Connection, Database, Parameters, Session, opening, translated
 from gateway.store.protocol import ClusterView, Effects, News
@@ -22,8 +22,9 @@ log = structlog.get_logger()
 
 CHANNEL = "gateway_news"
 NEWS_KEPT_FOR = HOUR
-WAKE_SECONDS = 0.02
+WAKE_SECONDS = 0.03
 """Others are woken at most once in so long: each NOTIFY takes a lock that all notifying commits of a database share."""
+ENDPOINTS_KEPT = 10_000
 PRUNE_SECONDS = 60.0
 PRUNED_AT_ONCE = 1_000
 DEMAND_TOLD_FOR = 5 * SECOND
@@ -103,6 +104,7 @@ class PostgresCluster:
         self._held = 0
         self._transactions: set[asyncio.Event] = set()
         self._seen = ""  # the snapshot of the last look for news
+        self._endpoints: dict[str, Endpoint] = {}  # as of that look, those that news have named
         self._looking = asyncio.Lock()
         self._prune_at = 0.0
         self._prune_demand_at = 0.0
@@ -193,6 +195,8 @@ class PostgresCluster:
             await self._prune()
             held = self._held
             told = await self._changes.rows("news", {"seen": self._seen, "own_ids": self.process_ids, "held": held})
+            if not told[0]["is_complete"]:
+                self._endpoints.clear()
             news = await self._read(told, held) if told[0]["is_complete"] else News(is_complete=False)
             # Last of all, and with nothing to wait for after it: what an error cut off is told once more.
             self._seen = told[0]["snapshot"]
@@ -204,8 +208,13 @@ class PostgresCluster:
             return News()
         named = {column: sorted({name for row in told for name in row[column]}) for column in _NAMES}
         work = [name for name in named["work"] if held >> bucket_of(name) & 1]
-        found = await self._named("news_endpoints", {*named["endpoints"], *named["retried"], *work})
-        endpoints = {endpoint.id: endpoint for endpoint in map(rows.endpoint, found)}
+        if len(self._endpoints) > ENDPOINTS_KEPT:
+            self._endpoints.clear()
+        # An endpoint that has changed since it was read last is among those that are named as changed.
+        unknown = {name for name in (*named["retried"], *work) if name not in self._endpoints}
+        found = await self._named("news_endpoints", {*named["endpoints"], *unknown})
+        endpoints = self._endpoints
+        endpoints.update((endpoint.id, endpoint) for endpoint in map(rows.endpoint, found))
         effects = Effects(
             endpoints=[endpoints[name] for name in named["endpoints"] if name in endpoints],
             retried_endpoints=[endpoints[name] for name in named["retried"] if name in endpoints],
