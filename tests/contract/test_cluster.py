@@ -430,6 +430,17 @@ async def test_news_starts_with_the_opening(migrated_url: str, one: Process):
         assert (await late.cluster.news()).effects.endpoints == [made]
 
 
+async def test_numbers_of_another_server_tell_nothing(one: Process, raw: asyncpg.Connection):
+    """A database that was dumped from a server with a higher count of transactions: what bears such numbers is neither news,
+    again and again, nor taken for something that was missed."""
+    ahead = await raw.fetchval("SELECT (pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000000)::text")
+    await raw.execute("INSERT INTO news (xid, process_id, endpoints) VALUES ($1::text::xid8, 'another', ARRAY['wh_1'])", ahead)
+    await raw.execute("INSERT INTO meta (name, value) VALUES ('news_pruned', convert_to($1, 'UTF8'))", ahead)
+    assert await one.cluster.news() == News()
+    await add_endpoints(one.store, made := endpoint())
+    assert (await one.cluster.news()).effects.endpoints == [made]
+
+
 async def test_a_transaction_that_commits_late_is_not_missed(one: Process, other: Process, raw: asyncpg.Connection):
     """Of two transactions the later may commit first: once a reader has seen that, the earlier is still news, and once only."""
     early, late = endpoint(), endpoint()

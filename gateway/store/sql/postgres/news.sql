@@ -7,6 +7,7 @@ SELECT pg_current_snapshot()::text;
 -- name: news
 -- Of its own rows a process reads those about changes: what it has read of a thing may be older than what it did to it
 -- meanwhile, and the next look puts that right.
+-- Numbers that are yet to come are those of another server, which this database was dumped from: they tell nothing.
 -- Always at least one row: the snapshot of this look, and whether the reader could see everything: nothing that it had not
 -- seen was pruned, and the server does not count from further back than it did (it was restored from a backup, say).
 SELECT look.snapshot, look.is_complete, told.endpoints, told.retried, told.keys, told.organizations, told.work
@@ -16,10 +17,12 @@ FROM (
     AND NOT EXISTS (
       SELECT FROM meta
       WHERE name = 'news_pruned'
+        AND convert_from(value, 'UTF8')::xid8 < pg_snapshot_xmax(pg_current_snapshot())
         AND NOT pg_visible_in_snapshot(convert_from(value, 'UTF8')::xid8, :seen::text::pg_snapshot)) AS is_complete) AS look
 LEFT JOIN (
   SELECT endpoints, retried, keys, organizations, work FROM news
   WHERE xid >= pg_snapshot_xmin(:seen::text::pg_snapshot) AND NOT pg_visible_in_snapshot(xid, :seen::text::pg_snapshot)
+    AND xid < pg_snapshot_xmax(pg_current_snapshot())
     AND (cardinality(endpoints) + cardinality(keys) + cardinality(organizations) > 0
       OR (process_id <> ALL(:own_ids::text[]) AND (buckets & :held <> 0 OR cardinality(retried) > 0)))
 ) AS told ON TRUE;
