@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from random import SystemRandom
@@ -53,13 +54,22 @@ _LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take a
 class Gateway:
     """The gateway, open: it delivers, and takes events in process. `serve` adds HTTP."""
 
-    def __init__(self, settings: Settings, store: Store, sender: Sender, cursor_key: bytes, shared_time: SharedTime) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        sender: Sender,
+        cursor_key: bytes,
+        shared_time: SharedTime,
+        wall: Callable[[], float],
+    ) -> None:
         """Use `open`."""
         self.settings = settings
         self._store = store
-        self._clock = clock = SystemClock() if store.cluster is None else SystemClock(reference=shared_time)
-        # Ids tell the time, and sort: nodes make them by one clock.
-        self._ids = IdMaker(clock if store.cluster is None else SystemClock(wall=shared_time))
+        # Nodes that share a database go by its clock; an attempt tells its receiver, and its record, the time of this machine.
+        is_shared = store.cluster is not None
+        self._clock = clock = SystemClock(wall=shared_time if is_shared else wall)
+        self._ids = IdMaker(clock)
         catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
         current_version = settings.api.versions[-1]
         self._queue = EventQueue(settings.intake)
@@ -72,7 +82,7 @@ class Gateway:
         self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
         attempter = Attempter(
             sender=sender,
-            clock=clock,
+            clock=SystemClock(wall=wall, reference=shared_time) if is_shared else clock,
             schedule=RetrySchedule(
                 delays=settings.delivery.retry_delays,
                 jitter=settings.delivery.jitter,
@@ -144,8 +154,11 @@ class Gateway:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, *, deliver: bool = True) -> AsyncIterator[Self]:
-        """A gateway on its store. With *deliver* false nothing is sent, and what is published waits in the store.
+    async def open(
+        cls, settings: Settings, *, deliver: bool = True, wall: Callable[[], float] = time.time
+    ) -> AsyncIterator[Self]:
+        """A gateway on its store. With *deliver* false nothing is sent, and what is published waits in the store. *wall* is
+        this machine's clock, in seconds since the Unix epoch.
 
         Leaving drains: open attempts get `delivery.drain_seconds` to end, and everything learnt is committed.
         Raises SettingsError, StoreLocked, SchemaMismatch, StoreUnavailable.
@@ -161,7 +174,7 @@ class Gateway:
             shared_time = SharedTime()
             if store.cluster is not None:
                 shared_time.tell((await store.cluster.view()).now)
-            gateway = cls(settings, store, sender, await store.cursor_key(), shared_time)
+            gateway = cls(settings, store, sender, await store.cursor_key(), shared_time, wall)
             async with gateway._running(deliver=deliver):
                 yield gateway
 
@@ -247,7 +260,7 @@ class Gateway:
 
     def _committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
         self._registry_changed(effects)
-        self._metrics.committed(len(fresh), results, len(effects.fenced))
+        self._metrics.committed(len(fresh), results, effects.fenced)
 
     def _heard(self, news: News) -> None:
         """Acts on what other nodes have committed."""
@@ -264,7 +277,8 @@ class Gateway:
         """Why no requests should come here; None when they should."""
         if self._is_stopping:
             return "the gateway is stopping"
-        return self._writer.unavailable
+        # Why exactly is for the log: anybody may ask here.
+        return None if self._writer.unavailable is None else "the store does not answer"
 
     async def _nodes(self) -> Sequence[NodeStanding]:
         return await self._node.standings() if self._delivers or self._node.member is not None else []

@@ -45,7 +45,7 @@ class BackupRefused(GatewayError):
 
 
 class SchemaMismatch(GatewayError):
-    """The store's schema is newer than this version, or a migration was changed after it was applied."""
+    """The store's schema is newer than this version, or something else's, or a migration was changed after it was applied."""
 
 
 class InvalidEvent(GatewayError):

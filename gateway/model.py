@@ -67,6 +67,7 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     paused_until: Timestamp | None  # no automatic attempt before this (Retry-After)
     created_at: Timestamp
     deleted_at: Timestamp | None
+    revision: int = 0  # the tenant's number of its last change, by which the later of two versions is known
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id!r}, url={self.url!r}, is_active={self.is_active})"
@@ -339,6 +340,7 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     started_at: Timestamp
     renewals: int = 0  # how often it has said that it lives; one whose count stands still loses its leases
     renewed_at: Timestamp = 0  # when it last did, by the database's clock
+    lease_seconds: float | None = None  # how long the others wait for it before they take its place; None: as long as theirs
 
 
 class NodeStanding(msgspec.Struct, frozen=True, gc=False):

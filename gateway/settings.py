@@ -177,6 +177,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"store.{name}: is not a URL; in a user's name and a password, `:/@?#[]%` are written as %3A and so on"
                 )
 
+        if not self.is_embedded and self.store.statement_seconds + _SILENT_SECONDS >= self.node.lease_seconds:
+            raise SettingsError(
+                f"node.lease_seconds: must be more than store.statement_seconds + {_SILENT_SECONDS:g}, so that the server has "
+                f"ended what a node that froze had under way before others take its place"
+            )
+
     @property
     def is_embedded(self) -> bool:
         """Whether everything is in a file that belongs to this process alone."""
@@ -195,6 +201,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.store_path.with_name(self.store_path.name + ".sock") if self.is_embedded else None
 
 
+_SILENT_SECONDS = 2.0  # after a statement's, the server ends a transaction of which it hears no more
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
 

@@ -126,7 +126,10 @@ def of_error(error: Exception) -> Problem | None:
         return Problem(INVALID, _sentence(error), param="webhooks", faults=[("webhooks", _sentence(error))])
     if isinstance(error, errors.QueueFull | errors.StoreUnavailable | errors.ReservationLapsed):
         kind = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
-        return Problem(kind, _sentence(error), headers=[("Retry-After", str(error.retry_after_seconds))])
+        # What the store says of itself is for the log: it may speak of files, hosts and other people's statements.
+        is_inside = isinstance(error, errors.StoreUnavailable) and not isinstance(error, errors.Stopping)
+        sentence = "the store does not answer at the moment; try again" if is_inside else _sentence(error)
+        return Problem(kind, sentence, headers=[("Retry-After", str(error.retry_after_seconds))])
     if isinstance(error, errors.EndpointNotFound):
         return Problem(WEBHOOK_NOT_FOUND, _sentence(error))
     is_missing = isinstance(error, errors.DeliveryNotFound | errors.KeyNotFound)

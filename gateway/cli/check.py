@@ -21,7 +21,6 @@ from gateway.settings import MAX_SOCKET_PATH, Settings, Store
 
 _OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
 _OTHER_CONNECTIONS = 5  # of a node to PostgreSQL, beside its pools: leases, news, waking and being woken, partitions
-_SILENT_SECONDS = 2  # after `store.statement_seconds`, the server ends a transaction of which it hears no more
 
 
 class Weight(StrEnum):
@@ -95,15 +94,6 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         )
     if any(network.endswith("/0") for network in settings.egress.allow):
         yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
-    store, lease_seconds = settings.store, settings.node.lease_seconds
-    if not settings.is_embedded and store.statement_seconds + _SILENT_SECONDS >= lease_seconds:
-        # A node that freezes in the middle of a transaction holds what it has locked.
-        yield Finding(
-            Weight.FAULT,
-            f"store.statement_seconds ({store.statement_seconds:g}) has to be more than {_SILENT_SECONDS} s below "
-            f"node.lease_seconds ({lease_seconds:g}): the server must have ended the transaction of a node that fell silent "
-            f"before another takes its work over",
-        )
     yield from _catalogue_findings(settings)
 
 
@@ -181,6 +171,8 @@ async def _server_findings(store: Store) -> list[Finding]:
         findings.append(Finding(Weight.NOTE, f"the store {words}"))
     else:
         findings.append(Finding(Weight.OK, f"the store is at migration {found.migration}"))
+    if found.migration and (unfinished := await _unfinished_copy(store)):
+        findings.append(unfinished)
     room = await _room(store)
     findings.append(connections_finding(store, most=room.connections, nodes=room.nodes))
     if not room.full_page_writes:
@@ -236,11 +228,27 @@ async def _room(store: Store) -> _Room:
     return _Room(connections, full_page_writes, nodes)
 
 
+async def _unfinished_copy(store: Store) -> Finding | None:
+    from gateway.store.copying.unfinished import CopyUnfinished, refuse_unfinished  # noqa: PLC0415 - so that --help is quick
+    from gateway.store.postgres.connection import Database, opening  # noqa: PLC0415 - its driver may be missing
+
+    async with Database(store).single() as session:
+        await session.begin(opening(seconds=store.statement_seconds, mode="READ ONLY"))
+        try:
+            await refuse_unfinished(session)
+        except CopyUnfinished as refusal:
+            return Finding(Weight.FAULT, str(refusal))
+        await session.end()
+    return None
+
+
 async def _owner_finding(store: Store) -> Finding:
     from gateway.store.postgres.connection import Database  # noqa: PLC0415 - its driver may be missing
+    from gateway.store.postgres.migration import require_writable  # noqa: PLC0415
 
     try:
-        async with Database(store).single(store.migrate_url):
+        async with Database(store).single(store.migrate_url) as session:
+            await require_writable(session)
             return Finding(Weight.OK, "store.migrate_url can be reached")
     except GatewayError as error:
         return Finding(Weight.FAULT, f"store.migrate_url: {error}")

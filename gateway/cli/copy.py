@@ -98,8 +98,7 @@ async def _copy(path: Path, settings: Settings, progress: "_Progress") -> "Copie
 
 def _without_secrets(url: str) -> str:
     parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # there may be several hosts, each with a port
 
 
 def _report(copied: "Copied") -> None:

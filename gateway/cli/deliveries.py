@@ -27,6 +27,7 @@ _ATTEMPT_COLUMNS = (
     ("STARTED", "startedAt"),
     ("MS", "durationMs"),
     ("STATUS", "status"),
+    ("FENCED", "fenced"),
     ("ERROR", "error"),
     ("MESSAGE", "errorMessage"),
     ("ANSWER", "responseBody"),

@@ -35,7 +35,7 @@ class Observation:
     """All that a node has seen of the others.
 
     Times are of this node's monotonic clock. It says nothing of when another node renewed, only of when this one saw it: so
-    a node is overdue once a look was sent the lease's length after the answer arrived that first showed its count.
+    a node is overdue once a look was sent its lease's length after the answer arrived that first showed its count.
     """
 
     def __init__(self, lease_seconds: float) -> None:
@@ -47,13 +47,18 @@ class Observation:
 
     def look(self, view: ClusterView, *, me: str, asked_at: float, answered_at: float) -> Conclusion:
         """Takes in what was seen. The node itself, *me*, is never judged: whether it lives is for the others to say."""
-        if self._looked_at is not None and answered_at - self._looked_at > LONGEST_GAP * self._lease_seconds:
+        longest_gap = LONGEST_GAP * min(map(self._lease_of, view.nodes), default=self._lease_seconds)
+        if self._looked_at is not None and answered_at - self._looked_at > longest_gap:
             # The store was away, or this node was. The others may have been kept from renewing just as well: each has its
             # full time again, or the first to come back would evict all the others.
             self._sights.clear()
             self._owners.clear()
         self._looked_at = answered_at
         return Conclusion(self._overdue(view, me, asked_at, answered_at), self._staying(view, me, answered_at))
+
+    def _lease_of(self, node: Node) -> float:
+        """How long *node* may stand still: as long as it counts on itself, whatever this node's own lease is."""
+        return self._lease_seconds if node.lease_seconds is None else node.lease_seconds
 
     def _overdue(self, view: ClusterView, me: str, asked_at: float, answered_at: float) -> Sequence[Node]:
         sights: dict[str, _Sight] = {}
@@ -62,7 +67,7 @@ class Observation:
             sight = self._sights.get(node.id)
             if sight is None or sight.renewals != node.renewals:
                 sight = _Sight(node.renewals, answered_at)
-            elif node.id != me and asked_at - sight.since >= self._lease_seconds:
+            elif node.id != me and asked_at - sight.since >= self._lease_of(node):
                 overdue.append(node)
             sights[node.id] = sight
         self._sights = sights

@@ -47,7 +47,13 @@ class ThisNode:
         self._ids = ids
         self._clock = clock
         self._cluster = store.cluster
-        self._node = Node(self._next_id(), settings.node.name or socket.gethostname(), VERSION, clock.now())
+        self._node = Node(
+            self._next_id(),
+            settings.node.name or socket.gethostname(),
+            VERSION,
+            clock.now(),
+            lease_seconds=settings.node.lease_seconds,
+        )
         self.member: Member | None = None
         if self._cluster is not None:
             self.member = Member(

@@ -135,6 +135,9 @@ class Dispatcher:
             known = self._lanes.get(endpoint.id)
             if (bucket_of(endpoint.id) if known is None else known.bucket) in self._epochs:
                 lane = touched[endpoint.id] = known or self._lane(endpoint)
+                if endpoint.revision > lane.endpoint.revision:
+                    # Changed through another node, whose news are still on their way: what is published after holds already.
+                    lane.change(endpoint)
                 lane.offer(due)
         for lane in touched.values():
             self._look(lane)

@@ -253,7 +253,7 @@ class Lane:
     def change(self, endpoint: Endpoint) -> None:
         """The endpoint is now as given. What was handed out under an earlier activation is let go unsent; an attempt
         under way goes on. One from before an earlier change is not taken."""
-        if endpoint.activation < self.endpoint.activation:
+        if endpoint.revision < self.endpoint.revision:
             return
         if endpoint.activation > self.endpoint.activation:
             lines = [self._retries, self._first]

@@ -296,7 +296,8 @@ class Writer:
         try:
             answers = await self._store.claim(claims)
         except StoreUnavailable as error:
-            log.warning("claim.failed", error=str(error))
+            if self.unavailable is None:  # else it has been told
+                log.warning("claim.failed", error=str(error))
             # Nothing was handed out, and everything is still wanted.
             answers = [Claimed(more_first=claim.first, more_manual=claim.manual, next_retry_at=claim.now) for claim in claims]
             await asyncio.sleep(_PAUSE_SECONDS)

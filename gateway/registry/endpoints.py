@@ -83,13 +83,14 @@ def cancel_reason(endpoint: Endpoint) -> Reason:
 
 
 async def _save(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> Endpoint:
+    endpoint = await _revised(transaction, endpoint, cause, actor, at)
     await transaction.save_endpoint(endpoint)
-    await _add_revision(transaction, endpoint, cause, actor, at)
     return endpoint
 
 
-async def _add_revision(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> None:
-    await transaction.add_revision(
+async def _revised(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> Endpoint:
+    """*endpoint* with the number of the revision that this adds."""
+    number = await transaction.add_revision(
         Revision(
             tenant=endpoint.tenant,
             number=0,  # the store numbers it
@@ -101,6 +102,7 @@ async def _add_revision(transaction: Transaction, endpoint: Endpoint, cause: Rev
             at=at,
         )
     )
+    return replace(endpoint, revision=number)
 
 
 async def disable(transaction: Transaction, endpoint: Endpoint, reason: DisabledReason, *, actor: str, at: Timestamp) -> Endpoint:
@@ -118,9 +120,9 @@ class CreateEndpoint(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Endpoint:
         if await transaction.count_endpoints(self.endpoint.tenant.organization_id) >= self.most:
             raise TooManyEndpoints(f"the organization has {self.most} endpoints, which is the limit; delete one first")
-        await transaction.add_endpoint(self.endpoint)
-        await _add_revision(transaction, self.endpoint, RevisionCause.CREATED, self.actor, self.endpoint.created_at)
-        return self.endpoint
+        endpoint = await _revised(transaction, self.endpoint, RevisionCause.CREATED, self.actor, self.endpoint.created_at)
+        await transaction.add_endpoint(endpoint)
+        return endpoint
 
 
 class EndpointPatch(msgspec.Struct, frozen=True):

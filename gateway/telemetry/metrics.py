@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.model import Result
+from gateway.model import DeliveryState, Result
 
 Reading = Callable[[], float | None]
 """The value of a gauge now; None: there is none at the moment."""
@@ -31,6 +31,8 @@ class Metrics:
         self._attempts = prometheus_client.Counter(
             "gateway_attempts", "Attempts on record, by what they led to.", ["state"], registry=registry
         )
+        for state in (DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.FAILED):
+            self._attempts.labels(state)  # shown from the beginning
         self._fenced = prometheus_client.Counter(
             "gateway_results_fenced", "Results whose node had lost the endpoint's lease by then.", registry=registry
         )
@@ -39,13 +41,14 @@ class Metrics:
         """Adds a gauge that is read each time."""
         self._registry.register(_Gauge(name, meaning, reading))
 
-    def committed(self, made: int, results: Sequence[Result], fenced: int) -> None:
-        """Counts what a commit brought."""
+    def committed(self, made: int, results: Sequence[Result], fenced: Sequence[Result]) -> None:
+        """Counts what a commit brought. Of *results* those that are *fenced* led to nothing."""
         self._deliveries.inc(made)
-        for state, count in Counter(result.verdict.state for result in results).items():
+        states = Counter(result.verdict.state for result in results)
+        states.subtract(result.verdict.state for result in fenced)
+        for state, count in states.items():
             self._attempts.labels(state).inc(count)
-        if fenced:
-            self._fenced.inc(fenced)
+        self._fenced.inc(len(fenced))
 
     def render(self) -> bytes:
         """All of it, in Prometheus's text format."""

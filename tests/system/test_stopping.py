@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from tests.receiver import Receiver, after, hang, ok
-from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, Installation, eventually
+from tests.system.gateway_process import ON_THE_EMBEDDED_STORE, PATIENCE_SECONDS, Installation, eventually
 from tests.system.load import Load, event_of, number_of
 
 REACTION_SECONDS = 2.0  # how long ending takes besides the waiting that was asked for
@@ -179,6 +179,6 @@ async def test_a_start_after_an_unclean_end_needs_no_tidying_up(installation: In
 
     await installation.start()
     await client.publish()
-    await receiver.wait_for(1)
+    await receiver.wait_for(1, seconds=PATIENCE_SECONDS)  # on PostgreSQL the killed node's lease has to end first
     listed = await installation.command("keys", "list", "--json")
     assert [key["organizationId"] for key in json.loads(listed.stdout)] == ["acme"]

@@ -266,6 +266,17 @@ async def test_a_delivery_is_shown_with_its_attempts_and_nothing_that_a_terminal
     assert "\x1b" not in result.stdout
 
 
+async def test_an_attempt_that_counted_for_nothing_is_shown_as_such(api, run):
+    """Its node had lost the endpoint."""
+    attempt = {"number": 1, "trigger": "automatic", "startedAt": "t", "durationMs": 5, "status": 204}
+    api.answer(
+        {"id": "whdl_1", "body": "{}", "attempts": [{**attempt, "fenced": True}, {**attempt, "number": 2, "fenced": False}]}
+    )
+    heading, *attempts = (await run("deliveries", "show", "whdl_1", *ORG)).stdout.rpartition("Attempts:\n")[2].splitlines()
+    column = heading.split().index("FENCED")
+    assert [line.split()[column] for line in attempts] == ["yes", "no"]
+
+
 @pytest.mark.parametrize(("success", "exit_code"), [(True, 0), (False, 1)])
 async def test_a_test_ends_with_whether_it_was_delivered(api, run, success, exit_code):
     api.answer({"success": success, "deliveryId": "whdl_1", "deliveredAt": "x", "object": "webhook_delivery", "livemode": False})

@@ -41,6 +41,19 @@ def test_a_node_that_stands_still_is_overdue_after_the_lease():
     assert overdue(look(observation, 115.0, view_of({"me": 16, "other": 7}))) == ["other"]
 
 
+def test_a_node_is_judged_by_its_own_lease():
+    """Nodes may have leases of different lengths: each is waited for as long as it counts on itself."""
+    observation = Observation(LEASE)
+    short, long = (Node(name, name, "1", START, 7, lease_seconds=lease) for name, lease in (("short", 5.0), ("long", 60.0)))
+    found: dict[str, float] = {}
+    for second in range(70):
+        view = view_of({"me": second})
+        seen = look(observation, float(second), ClusterView(view.now, [*view.nodes, short, long], view.leases))
+        for node_id in overdue(seen):
+            found.setdefault(node_id, float(second))
+    assert found == {"short": 5.0, "long": 60.0}
+
+
 def test_a_node_that_renews_has_its_whole_time_again():
     """Each change of the count begins the time anew."""
     observation = Observation(LEASE)

@@ -204,3 +204,13 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_the_operators_socket_lies_beside_the_store_unless_it_is_set(url, socket, store_path, socket_path):
     loaded = settings.load(environment={}, overrides={"store.url": url, "http.socket": socket})
     assert (loaded.store_path, loaded.socket_path) == (Path(store_path), Path(socket_path))
+
+
+@pytest.mark.parametrize(("lease", "statement"), [(3, 3), (15, 13), (4.9, 3)])
+def test_a_lease_outlasts_what_a_frozen_node_had_under_way(lease, statement):
+    """On PostgreSQL the server has to have ended it before another node takes over; the embedded store has no leases."""
+    given = {"node.lease_seconds": lease, "store.statement_seconds": statement}
+    with pytest.raises(SettingsError) as refused:
+        settings.load(environment={}, overrides={**given, "store.url": "postgresql://db/gateway"})
+    assert str(refused.value).startswith("node.lease_seconds: must be more than store.statement_seconds + 2")
+    assert settings.load(environment={}, overrides=given).node.lease_seconds == lease

@@ -76,6 +76,7 @@ HISTORY: Sequence[Table] = (
             "id", "organization_id", "mode", "url", "events", "description", "api_version", "secret", "is_active", "disabled_at",
             "disabled_reason", "activation", "deactivated_at", "swept_activation", "failed_in_row", "paused_until", "created_at",
             "deleted_at",
+            "revision",
         ),
         ("id",),
         changes={"events": _list, "is_active": _flag},

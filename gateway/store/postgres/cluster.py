@@ -133,7 +133,13 @@ class PostgresCluster:
     # Leases
 
     async def join(self, node: Node) -> None:
-        parameters = {"id": node.id, "name": node.name, "version": node.version, "started_at": node.started_at}
+        parameters = {
+            "id": node.id,
+            "name": node.name,
+            "version": node.version,
+            "started_at": node.started_at,
+            "lease_seconds": node.lease_seconds,
+        }
         await self._leases.rows("join_cluster", parameters)
         if node.id not in self.process_ids:
             self.process_ids.append(node.id)

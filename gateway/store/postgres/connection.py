@@ -17,6 +17,7 @@ from asyncpg.pool import PoolConnectionProxy
 from gateway import settings
 from gateway.errors import StoreUnavailable, TransactionConflict
 from gateway.store import queries
+from gateway.store.postgres.connecting import refusal
 
 DIALECT = "postgres"
 APPLICATION_NAME = "webhook-gateway"
@@ -44,6 +45,7 @@ _FAULTS = (
     asyncpg.SyntaxOrAccessError,
     asyncpg.DataError,
     asyncpg.FeatureNotSupportedError,
+    ValueError,  # the driver's own errors about values
 )
 
 
@@ -92,17 +94,24 @@ def translated() -> Iterator[None]:
         raise StoreUnavailable("the store's schema has just changed") from error  # the driver prepares anew
     except _FAULTS:
         raise
-    except ValueError as error:
-        # Of the driver's own errors those about values; what it says of a URL may repeat it, password and all.
-        if isinstance(error, asyncpg.ClientConfigurationError):
-            raise StoreUnavailable("the store's URL cannot be used: it is not a PostgreSQL connection URI") from None
-        raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise StoreUnavailable(f"the store does not answer: {error}") from error
     except TimeoutError as error:
         raise StoreUnavailable("the store does not answer in time") from error
     except OSError as error:
         raise StoreUnavailable(f"the store cannot be reached: {error.strerror or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def connecting(url: str) -> Iterator[None]:
+    """As `translated`, while connections to *url* are made: nothing is a fault of a statement's then."""
+    with translated():
+        try:
+            yield
+        except Exception as error:
+            if refused := refusal(error, url):
+                raise refused from None  # what was raised may repeat the URL
+            raise
 
 
 class Connection(asyncpg.Connection):
@@ -227,7 +236,7 @@ class Database:
     @asynccontextmanager
     async def pools(self) -> AsyncIterator[Self]:
         """Has the pools open."""
-        with translated():
+        with connecting(self.settings.url):
             self._write_pool = await self._pool(self.settings.write_connections)
             self._read_pool = await self._pool(self.settings.read_connections)
         try:
@@ -262,10 +271,11 @@ class Database:
 
     async def connect(self, url: str | None = None) -> Connection:
         """A connection that belongs to the caller, who terminates it. Raises StoreUnavailable."""
-        with translated():
+        url = url or self.settings.url
+        with connecting(url):
             # The driver's own limit does not hold for every step of it.
             async with asyncio.timeout(self.settings.connect_seconds + GRACE_SECONDS):
-                connection: Connection = await asyncpg.connect(url or self.settings.url, **self._arguments())
+                connection: Connection = await asyncpg.connect(url, **self._arguments())
         return connection
 
     @asynccontextmanager
@@ -301,7 +311,7 @@ class Database:
         """A session on a connection of *pool*, in no transaction yet; one that is left open is rolled back."""
         if pool is None:
             raise StoreUnavailable("the store is closed")
-        with translated():
+        with connecting(self.settings.url):
             # Also bounds the wait for a connection that others have: while the server is silent they would queue up.
             connection = await pool.acquire(timeout=self.settings.connect_seconds + GRACE_SECONDS)
         session = Session(connection, self.sql, seconds)

@@ -84,6 +84,7 @@ def endpoint(row: Any) -> Endpoint:
         paused_until=row["paused_until"],
         created_at=row["created_at"],
         deleted_at=row["deleted_at"],
+        revision=row["revision"],
     )
 
 
@@ -105,6 +106,7 @@ def endpoint_parameters(subject: Endpoint) -> Parameters:
         "paused_until": subject.paused_until,
         "created_at": subject.created_at,
         "deleted_at": subject.deleted_at,
+        "revision": subject.revision,
     }
 
 

@@ -185,7 +185,7 @@ class PostgresTransaction:
         found = await self._read("active_endpoints", rows.tenant_parameters(tenant), of={"endpoints"})
         first = found[0]
         endpoints = tuple(rows.endpoint(row) for row in found if row["id"] is not None)
-        return ActiveEndpoints(first["revision"], endpoints, first["pinned_version"])
+        return ActiveEndpoints(first["last_revision"], endpoints, first["pinned_version"])
 
     async def outdated(self, known: Mapping[Tenant, tuple[int, str | None]]) -> Collection[Tenant]:
         if not known:

@@ -57,10 +57,11 @@ def endpoint(row: Row) -> Endpoint:
         paused_until=row[15],
         created_at=row[16],
         deleted_at=row[17],
+        revision=row[18],
     )
 
 
-ENDPOINT_COLUMNS = 18
+ENDPOINT_COLUMNS = 19
 
 
 def endpoint_parameters(subject: Endpoint) -> dict[str, object]:
@@ -81,6 +82,7 @@ def endpoint_parameters(subject: Endpoint) -> dict[str, object]:
         "paused_until": subject.paused_until,
         "created_at": subject.created_at,
         "deleted_at": subject.deleted_at,
+        "revision": subject.revision,
     }
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 
+from msgspec.structs import replace
+
 from gateway.clock import SECOND
 from gateway.model import BUCKETS, DeliveryState, Endpoint, Result, bucket_of
 from gateway.store.protocol import Effects
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import ScriptedSender, hold, ok, status
+from tests.fakes import ScriptedSender, due, event, hold, ok, status
 from tests.integration.core.conftest import URL, Node, run_node
 
 OTHER = "https://other.example/hook"
@@ -77,6 +79,20 @@ async def test_news_of_others_work_is_let_be(node: Node):
     node.dispatcher.heard(Effects(endpoints=[subject], retried_endpoints=[subject]), [subject])
     await node.quiet()
     assert (node.sender.requests, node.dispatcher._lanes) == ([], {})
+
+
+async def test_a_change_through_another_node_holds_for_what_is_published_after(node: Node):
+    """An event that was matched against an endpoint as another node has changed it goes to its new URL, before any news of the
+    change; and older news of it, which come late, take nothing back."""
+    subject = await node.create()
+    await node.publish()
+    await node.quiet()
+    changed = replace(subject, url=OTHER, revision=subject.revision + 1)
+    fresh = due(changed, event(tenant=subject.tenant))
+    node.dispatcher.committed([(changed, fresh)], (), Effects())
+    node.dispatcher.heard(Effects(endpoints=[subject]), ())
+    await node.sender.received(2)
+    assert [request.url for request in node.sender.requests] == [URL, OTHER]
 
 
 async def test_letting_go_waits_for_what_is_under_way(node: Node):

@@ -40,7 +40,8 @@ CREATE TABLE endpoints (
   failed_in_row bigint NOT NULL,
   paused_until bigint,
   created_at bigint NOT NULL,
-  deleted_at bigint
+  deleted_at bigint,
+  revision bigint NOT NULL DEFAULT 0 -- the number of its last one
 ) WITH (fillfactor = 70);
 CREATE INDEX endpoints_by_tenant ON endpoints (organization_id, mode, id) WHERE deleted_at IS NULL;
 CREATE INDEX endpoints_unswept ON endpoints (id) WHERE swept_activation < activation;
@@ -237,7 +238,8 @@ CREATE TABLE nodes (
   version text NOT NULL,
   started_at bigint NOT NULL,
   renewals bigint NOT NULL DEFAULT 0,
-  renewed_at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint -- for people to look at
+  renewed_at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, -- for people to look at
+  lease_seconds double precision -- how long the others wait for it
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 
 -- Who starts the attempts of the endpoints in each bucket. `epoch` is raised whenever a lease changes hands.

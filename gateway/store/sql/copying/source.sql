@@ -11,7 +11,8 @@ FROM (SELECT organization_id, mode, MAX(number) AS revision FROM revisions GROUP
 
 -- name: endpoints
 SELECT rowid, id, organization_id, mode, url, events, description, api_version, secret, is_active, disabled_at, disabled_reason,
-  activation, deactivated_at, swept_activation, failed_in_row, paused_until, created_at, deleted_at
+  activation, deactivated_at, swept_activation, failed_in_row, paused_until, created_at, deleted_at,
+  revision
 FROM endpoints WHERE TRUE;
 
 -- name: revisions

@@ -24,7 +24,7 @@ SELECT COUNT(*) FROM endpoints WHERE organization_id = :organization_id AND dele
 
 -- name: active_endpoints
 -- One row at least: the revision and the pinned version, with each endpoint, or with none. All as of one moment.
-SELECT COALESCE(t.revision, 0) AS revision, o.api_version AS pinned_version, e.*
+SELECT COALESCE(t.revision, 0) AS last_revision, o.api_version AS pinned_version, e.*
 FROM (VALUES (:organization_id::text, :mode::text)) AS wanted (organization_id, mode)
 LEFT JOIN tenants AS t ON t.organization_id = wanted.organization_id AND t.mode = wanted.mode
 LEFT JOIN organizations AS o ON o.id = wanted.organization_id
@@ -43,16 +43,17 @@ WHERE COALESCE(t.revision, 0) > known.revision OR o.api_version IS DISTINCT FROM
 -- name: add_endpoint
 INSERT INTO endpoints (
   id, organization_id, mode, url, events, description, api_version, secret, is_active, disabled_at, disabled_reason,
-  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at)
+  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at, revision)
 VALUES (
   :id, :organization_id, :mode, :url, :events, :description, :api_version, :secret, :is_active, :disabled_at,
-  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at);
+  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at, :revision);
 
 -- name: save_endpoint
 UPDATE endpoints SET
   url = :url, events = :events, description = :description, api_version = :api_version, secret = :secret,
   is_active = :is_active, disabled_at = :disabled_at, disabled_reason = :disabled_reason, activation = :activation,
-  deactivated_at = :deactivated_at, failed_in_row = :failed_in_row, paused_until = :paused_until, deleted_at = :deleted_at
+  deactivated_at = :deactivated_at, failed_in_row = :failed_in_row, paused_until = :paused_until, deleted_at = :deleted_at,
+  revision = :revision
 WHERE id = :id;
 
 -- name: next_revision

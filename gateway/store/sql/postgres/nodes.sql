@@ -3,11 +3,12 @@
 
 -- name: join_cluster
 -- Asked again after an answer got lost, it has happened already.
-INSERT INTO nodes (id, name, version, started_at) VALUES (:id, :name, :version, :started_at) ON CONFLICT (id) DO NOTHING;
+INSERT INTO nodes (id, name, version, started_at, lease_seconds) VALUES (:id, :name, :version, :started_at, :lease_seconds)
+ON CONFLICT (id) DO NOTHING;
 
 -- name: cluster_view
 SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint,
-  (SELECT array_agg(ROW(id, name, version, started_at, renewals, renewed_at) ORDER BY id) FROM nodes),
+  (SELECT array_agg(ROW(id, name, version, started_at, renewals, renewed_at, lease_seconds) ORDER BY id) FROM nodes),
   (SELECT array_agg(ROW(bucket, node_id, epoch) ORDER BY bucket) FROM leases);
 
 -- name: renew_node
@@ -16,7 +17,7 @@ WITH renewed AS (
   UPDATE nodes SET renewals = renewals + 1, renewed_at = (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint
   WHERE id = :id RETURNING id)
 SELECT (EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::bigint,
-  (SELECT array_agg(ROW(id, name, version, started_at, renewals, renewed_at) ORDER BY id) FROM nodes),
+  (SELECT array_agg(ROW(id, name, version, started_at, renewals, renewed_at, lease_seconds) ORDER BY id) FROM nodes),
   (SELECT array_agg(ROW(bucket, node_id, epoch) ORDER BY bucket) FROM leases)
 FROM renewed;
 

@@ -28,16 +28,17 @@ SELECT api_version FROM organizations WHERE id = :organization_id;
 -- name: add_endpoint
 INSERT INTO endpoints (
   id, organization_id, mode, url, events, description, api_version, secret, is_active, disabled_at, disabled_reason,
-  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at)
+  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at, revision)
 VALUES (
   :id, :organization_id, :mode, :url, :events, :description, :api_version, :secret, :is_active, :disabled_at,
-  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at);
+  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at, :revision);
 
 -- name: save_endpoint
 UPDATE endpoints SET
   url = :url, events = :events, description = :description, api_version = :api_version, secret = :secret,
   is_active = :is_active, disabled_at = :disabled_at, disabled_reason = :disabled_reason, activation = :activation,
-  deactivated_at = :deactivated_at, failed_in_row = :failed_in_row, paused_until = :paused_until, deleted_at = :deleted_at
+  deactivated_at = :deactivated_at, failed_in_row = :failed_in_row, paused_until = :paused_until, deleted_at = :deleted_at,
+  revision = :revision
 WHERE id = :id;
 
 -- name: add_revision
