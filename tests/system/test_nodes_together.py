@@ -14,7 +14,7 @@ from gateway.cluster.news import DEAF_SECONDS
 from tests.pgbouncer import PgBouncer
 from tests.receiver import Receiver, hang, status
 from tests.system.cluster import Cluster, make_endpoints
-from tests.system.gateway_process import Client
+from tests.system.gateway_process import Client, eventually
 from tests.system.load import event_of
 from tests.system.witness import life_of
 
@@ -134,6 +134,15 @@ async def test_of_many_at_once_on_two_nodes_one_does_the_work(clients: list[Clie
     assert len(await clients[0].every("/webhooks")) == ROUNDS
 
 
+async def recorded(client: Client, delivery_id: str, *, attempts: int) -> None:
+    """Returns when so many attempts of a delivery are on record."""
+
+    async def are_recorded() -> bool:
+        return int((await client.good("GET", f"/deliveries/{delivery_id}"))["attemptCount"]) >= attempts
+
+    await eventually(are_recorded, f"{attempts} attempts on record")
+
+
 async def test_any_node_takes_a_retry_by_hand_and_sends_a_test(cluster: Cluster, clients: Sequence[Client], receiver: Receiver):
     """The retry is made by the node that serves the endpoint, whichever was asked; a test by the one that was asked."""
     lives = {client: node.life for client, node in zip(clients, cluster.nodes, strict=True)}
@@ -154,6 +163,8 @@ async def test_any_node_takes_a_retry_by_hand_and_sends_a_test(cluster: Cluster,
             assert tested["success"]
             *_, test = await receiver.wait_for(before + 2, path)
             assert life_of(test) == lives[client]
+            # Until its success is on record, another retry would be one that was asked for before it, and not be made.
+            await recorded(client, deliveries[endpoint_id], attempts=2 + clients.index(client))
     assert {each["state"] for each in await clients[1].settled(len(paths))} == {"delivered"}
 
 
