@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gateway.model import AcceptedEvent, DueDelivery, bucket_of
+from gateway.store.claim_budget import ClaimBudget
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import Parameters, Session, Statement, compiled
 from gateway.store.protocol import Claim, Claimed, LaneWork
@@ -85,29 +86,10 @@ class _Choice:
         self.next_retry_at: int | None = None
 
 
-class _Budget:
-    """How many deliveries, of how many bytes, a claim may still take."""
-
-    def __init__(self, limit: int, max_bytes: int) -> None:
-        self._limit = limit
-        self._bytes_left = max_bytes
-
-    def spend(self, found: Sequence[Any]) -> list[Any]:
-        """The first rows of *found* that the budget pays for; the one that passes the bytes is the last."""
-        taken = []
-        for row in found:
-            if self._limit <= 0 or self._bytes_left <= 0:
-                break
-            taken.append(row)
-            self._limit -= 1
-            self._bytes_left -= row["data_bytes"]
-        return taken
-
-
 def _choose(claim: Claim, place: int, offered: Mapping[tuple[str, int], list[Any]]) -> _Choice:
     """What of the rows *offered* to the claim at *place* is handed out. Each kind was asked for by itself: what is handed
     out by hand is taken from the others here. Pure."""
-    budget = _Budget(claim.limit, claim.max_bytes)
+    budget = ClaimBudget(claim.limit, claim.max_bytes)
     choice = _Choice()
     manual = sorted(offered.get(("manual", place), ()), key=lambda row: row["retry_id"])
     choice.manual = budget.spend(manual)

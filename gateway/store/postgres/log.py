@@ -12,7 +12,6 @@ from gateway.model import (
     ApiKey,
     Attempt,
     Delivery,
-    DeliveryState,
     Endpoint,
     IdempotentAnswer,
     Organization,
@@ -20,13 +19,13 @@ from gateway.model import (
     Revision,
     Tenant,
 )
+from gateway.store import columns, walks
 from gateway.store.postgres import reservations, rows
 from gateway.store.postgres.cluster import PostgresCluster
 from gateway.store.postgres.connection import Database, Parameters, Row
 from gateway.store.postgres.days import day_of
 from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
 
-_ABOVE_ALL = "~"  # sorts after every id
 # A list is read along its index, however few rows the planner believes there are: sorting them would read them all.
 _IN_ORDER = "SET LOCAL enable_sort = off"
 T = TypeVar("T")
@@ -83,14 +82,18 @@ class PostgresLog:
         return Page(items, id_of(items[-1]) if len(found) > limit else end and end[0])
 
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
-        parameters = {**rows.tenant_parameters(tenant), "below": below or _ABOVE_ALL}
+        parameters = {**columns.tenant_parameters(tenant), "below": below or walks.ABOVE_ALL}
         return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
-        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.EVENT, below, only.since, only.until)}
+        parameters = {
+            **columns.tenant_parameters(tenant),
+            **asdict(only),
+            **walks.bounds(ids.EVENT, below, only.since, only.until),
+        }
         if only.external_id is not None:
             return Page([rows.event(row) for row in await self._rows("events_of_external_id", parameters)], None)
-        page = self._filtered_page if _is_filtered(only) else self._page
+        page = self._filtered_page if walks.is_filtered(only) else self._page
         return await page("events", parameters, limit, rows.event, lambda event: event.id)
 
     async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
@@ -99,31 +102,32 @@ class PostgresLog:
             # A delivery is no older than its event: the days before need not be looked at. But one of a replay may have its id
             # from another node, whose clock is behind.
             since = max(since or 0, (day_of(only.event_id) - 1) * DAY)
-        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.DELIVERY, below, since, only.until)}
-        page = self._filtered_page if _is_filtered(only) else self._page
-        return await page(_narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id)
+        span = walks.bounds(ids.DELIVERY, below, since, only.until)
+        parameters = {**columns.tenant_parameters(tenant), **asdict(only), **span}
+        page = self._filtered_page if walks.is_filtered(only) else self._page
+        return await page(walks.narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id)
 
     async def keys(self, tenant: Tenant | None, *, below: str | None, limit: int) -> Page[ApiKey]:
         name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
-        reach = {} if tenant is None else rows.tenant_parameters(tenant)
-        return await self._page(name, {**reach, "below": below or _ABOVE_ALL}, limit, rows.key, lambda key: key.id)
+        reach = {} if tenant is None else columns.tenant_parameters(tenant)
+        return await self._page(name, {**reach, "below": below or walks.ABOVE_ALL}, limit, rows.key, lambda key: key.id)
 
     # Single things
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
-        row = await self._one("endpoint", {**rows.tenant_parameters(tenant), "id": endpoint_id})
+        row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
         return None if row is None else rows.endpoint(row)
 
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
-        row = await self._one("event", {**rows.tenant_parameters(tenant), "id": event_id})
+        row = await self._one("event", {**columns.tenant_parameters(tenant), "id": event_id})
         return None if row is None else rows.event(row)
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
-        row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
+        row = await self._one("delivery", {**columns.tenant_parameters(tenant), "id": delivery_id})
         return None if row is None else rows.delivery(row)
 
     async def delivery_with_attempts(self, tenant: Tenant, delivery_id: str) -> tuple[Delivery, Sequence[Attempt]] | None:
-        parameters = rows.tenant_parameters(tenant)
+        parameters = columns.tenant_parameters(tenant)
         async with self._database.read(snapshot=True) as session:
             row = await session.one("delivery", {**parameters, "id": delivery_id})
             if row is None:
@@ -132,7 +136,7 @@ class PostgresLog:
         return rows.delivery(row), [rows.attempt(attempt) for attempt in reversed(attempts)]
 
     async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
-        found = await self._rows("revisions", {**rows.tenant_parameters(tenant), "after": after, "limit": limit})
+        found = await self._rows("revisions", {**columns.tenant_parameters(tenant), "after": after, "limit": limit})
         return [rows.revision(row) for row in found]
 
     async def all_keys(self) -> Sequence[ApiKey]:
@@ -155,25 +159,3 @@ class PostgresLog:
 
     async def release(self, reservation: Reservation) -> None:
         await reservations.release(self._database, reservation, self._own_cluster.process_ids)
-
-
-def _bounds(prefix: str, below: str | None, since: Timestamp | None, until: Timestamp | None) -> dict[str, object]:
-    """A span of time as a span of ids, since ids tell the time of making."""
-    top = _ABOVE_ALL if until is None else ids.floor(prefix, until)
-    return {"below": min(top, below or _ABOVE_ALL), "since": "" if since is None else ids.floor(prefix, since)}
-
-
-def _is_filtered(only: EventFilter | DeliveryFilter) -> bool:
-    """Whether rows are passed over; a span of time passes over none, since it bounds the walk itself."""
-    return any(value is not None for name, value in asdict(only).items() if name not in {"since", "until"})
-
-
-def _narrowest(only: DeliveryFilter) -> str:
-    """The statement whose index leaves the least to walk."""
-    if only.event_id is not None:
-        return "deliveries_of_event"
-    if only.endpoint_id is not None:
-        return "deliveries_of_endpoint"
-    if only.state is DeliveryState.FAILED:
-        return "deliveries_failed"
-    return "deliveries_of_tenant"

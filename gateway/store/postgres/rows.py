@@ -34,10 +34,6 @@ _MODES = {mode.value: mode for mode in Mode}
 TRIGGERS = {trigger.value: trigger for trigger in DeliveryTrigger}
 
 
-def tenant_parameters(tenant: Tenant) -> Parameters:
-    return {"organization_id": tenant.organization_id, "mode": tenant.mode}
-
-
 def _optional(kind: Any, value: Any) -> Any:
     return None if value is None else kind(value)
 
@@ -88,28 +84,6 @@ def endpoint(row: Any) -> Endpoint:
     )
 
 
-def endpoint_parameters(subject: Endpoint) -> Parameters:
-    return {
-        **tenant_parameters(subject.tenant),
-        "id": subject.id,
-        "url": subject.url,
-        "events": list(subject.events),
-        "description": subject.description,
-        "api_version": subject.api_version,
-        "secret": subject.secret,
-        "is_active": subject.is_active,
-        "disabled_at": subject.disabled_at,
-        "disabled_reason": subject.disabled_reason,
-        "activation": subject.activation,
-        "deactivated_at": subject.deactivated_at,
-        "failed_in_row": subject.failed_in_row,
-        "paused_until": subject.paused_until,
-        "created_at": subject.created_at,
-        "deleted_at": subject.deleted_at,
-        "revision": subject.revision,
-    }
-
-
 def revision(row: Row) -> Revision:
     return Revision(
         tenant=Tenant(row[0], _MODES[row[1]]),
@@ -121,19 +95,6 @@ def revision(row: Row) -> Revision:
         actor=row[7],
         at=row[8],
     )
-
-
-def revision_parameters(subject: Revision, number: int) -> Parameters:
-    return {
-        **tenant_parameters(subject.tenant),
-        "number": number,
-        "endpoint_id": subject.endpoint_id,
-        "events": list(subject.events),
-        "is_active": subject.is_active,
-        "cause": subject.cause,
-        "actor": subject.actor,
-        "at": subject.at,
-    }
 
 
 # Events
@@ -310,17 +271,3 @@ def key(row: Any) -> ApiKey:
         last_used_at=row["last_used_at"],
         revoked_at=row["revoked_at"],
     )
-
-
-def key_parameters(subject: ApiKey) -> Parameters:
-    return {
-        "id": subject.id,
-        "hash": subject.hash,
-        "prefix": subject.prefix,
-        "name": subject.name,
-        "organization_id": subject.tenant.organization_id if subject.tenant else None,
-        "mode": subject.tenant.mode if subject.tenant else None,
-        "permissions": None if subject.permissions is None else list(subject.permissions),
-        "created_at": subject.created_at,
-        "expires_at": subject.expires_at,
-    }

@@ -27,6 +27,7 @@ from gateway.model import (
     Tenant,
     bucket_of,
 )
+from gateway.store import columns
 from gateway.store.postgres import rows
 from gateway.store.postgres.bundle import Bundle, Bundler, Piece
 from gateway.store.postgres.cluster import PostgresCluster, mask_of
@@ -163,7 +164,7 @@ class PostgresTransaction:
     # Endpoints
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
-        parameters = {**rows.tenant_parameters(tenant), "id": endpoint_id}
+        parameters = {**columns.tenant_parameters(tenant), "id": endpoint_id}
         found = await self._read("endpoint_to_change", parameters, of={"endpoints"})
         return rows.endpoint(found[0]) if found else None
 
@@ -182,7 +183,7 @@ class PostgresTransaction:
         return int(count)
 
     async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
-        found = await self._read("active_endpoints", rows.tenant_parameters(tenant), of={"endpoints"})
+        found = await self._read("active_endpoints", columns.tenant_parameters(tenant), of={"endpoints"})
         first = found[0]
         endpoints = tuple(rows.endpoint(row) for row in found if row["id"] is not None)
         return ActiveEndpoints(first["last_revision"], endpoints, first["pinned_version"])
@@ -200,19 +201,19 @@ class PostgresTransaction:
         return [tenants[row[0], row[1]] for row in await self._read("outdated", parameters, of=())]
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
-        await self._write("add_endpoint", rows.endpoint_parameters(endpoint), to={"endpoints"})
+        await self._write("add_endpoint", columns.endpoint_parameters(endpoint, list), to={"endpoints"})
         self.effects.endpoints.append(endpoint)
 
     async def save_endpoint(self, endpoint: Endpoint) -> None:
-        await self._write("save_endpoint", rows.endpoint_parameters(endpoint), to={"endpoints"})
+        await self._write("save_endpoint", columns.endpoint_parameters(endpoint, list), to={"endpoints"})
         if endpoint.deleted_at is not None:
             lane = {"bucket": bucket_of(endpoint.id), "endpoint_id": endpoint.id}
             await self._write("drop_retries", lane, to={"retries"})
         self.effects.endpoints.append(endpoint)
 
     async def add_revision(self, revision: Revision) -> int:
-        ((number,),) = await self._write("next_revision", rows.tenant_parameters(revision.tenant), to=())
-        await self._write("add_revision", rows.revision_parameters(revision, number), to=())
+        ((number,),) = await self._write("next_revision", columns.tenant_parameters(revision.tenant), to=())
+        await self._write("add_revision", columns.revision_parameters(revision, number, list), to=())
         return int(number)
 
     async def reset_failures(self, endpoint_ids: Collection[str]) -> None:
@@ -323,7 +324,7 @@ class PostgresTransaction:
         await self._write_later(*pieces)
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
-        parameters = {**rows.tenant_parameters(tenant), "id": delivery_id}
+        parameters = {**columns.tenant_parameters(tenant), "id": delivery_id}
         found = await self._read("delivery", parameters, of={"deliveries", "endpoints"})
         return rows.delivery(found[0]) if found else None
 
@@ -333,7 +334,7 @@ class PostgresTransaction:
         await self._write(
             "add_retry",
             {
-                **rows.tenant_parameters(delivery.tenant),
+                **columns.tenant_parameters(delivery.tenant),
                 "id": retry_id,
                 "bucket": bucket_of(endpoint.id),
                 "endpoint_id": endpoint.id,
@@ -369,11 +370,11 @@ class PostgresTransaction:
     # Keys, organizations, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
-        await self._write("add_key", rows.key_parameters(key), to=())
+        await self._write("add_key", columns.key_parameters(key, list), to=())
         self.effects.keys.append(key)
 
     async def revoke_key(self, key_id: str, tenant: Tenant | None, at: Timestamp) -> ApiKey | None:
-        reach = {"organization_id": None, "mode": None} if tenant is None else rows.tenant_parameters(tenant)
+        reach = {"organization_id": None, "mode": None} if tenant is None else columns.tenant_parameters(tenant)
         found = await self._write("revoke_key", {"id": key_id, "at": at, **reach}, to=())
         if not found:
             return None

@@ -15,7 +15,6 @@ from gateway.model import (
     ApiKey,
     Attempt,
     Delivery,
-    DeliveryState,
     Endpoint,
     IdempotentAnswer,
     Organization,
@@ -23,13 +22,13 @@ from gateway.model import (
     Revision,
     Tenant,
 )
+from gateway.store import columns, walks
 from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
 from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Reader, open_reader
 
 READERS = 3
 
-_ABOVE_ALL = "~"  # sorts after every id
 T = TypeVar("T")
 
 
@@ -95,44 +94,57 @@ class SqliteLog:
         return Page(items, id_of(items[-1]) if len(found) > limit else end)
 
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
-        parameters = {**rows.tenant_parameters(tenant), "below": below or _ABOVE_ALL}
+        parameters = {**columns.tenant_parameters(tenant), "below": below or walks.ABOVE_ALL}
         return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
-        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.EVENT, below, only.since, only.until)}
+        parameters = {
+            **columns.tenant_parameters(tenant),
+            **asdict(only),
+            **walks.bounds(ids.EVENT, below, only.since, only.until),
+        }
         if only.external_id is not None:
             found = await self._rows("events_of_external_id", {**parameters, "external_id": only.external_id})
             return Page([rows.event(row) for row in found], None)
-        is_filtered = _is_filtered(only)
+        is_filtered = walks.is_filtered(only)
         return await self._page("events", parameters, limit, rows.event, lambda event: event.id, is_filtered=is_filtered)
 
     async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
-        parameters = {**rows.tenant_parameters(tenant), **asdict(only), **_bounds(ids.DELIVERY, below, only.since, only.until)}
+        parameters = {
+            **columns.tenant_parameters(tenant),
+            **asdict(only),
+            **walks.bounds(ids.DELIVERY, below, only.since, only.until),
+        }
         return await self._page(
-            _narrowest(only), parameters, limit, rows.delivery, lambda delivery: delivery.id, is_filtered=_is_filtered(only)
+            walks.narrowest(only),
+            parameters,
+            limit,
+            rows.delivery,
+            lambda delivery: delivery.id,
+            is_filtered=walks.is_filtered(only),
         )
 
     async def keys(self, tenant: Tenant | None, *, below: str | None, limit: int) -> Page[ApiKey]:
         name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
-        reach = {} if tenant is None else rows.tenant_parameters(tenant)
-        return await self._page(name, {**reach, "below": below or _ABOVE_ALL}, limit, rows.key, lambda key: key.id)
+        reach = {} if tenant is None else columns.tenant_parameters(tenant)
+        return await self._page(name, {**reach, "below": below or walks.ABOVE_ALL}, limit, rows.key, lambda key: key.id)
 
     # Single things
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
-        row = await self._one("endpoint", {**rows.tenant_parameters(tenant), "id": endpoint_id})
+        row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
         return row and rows.endpoint(row)
 
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
-        row = await self._one("event", {**rows.tenant_parameters(tenant), "id": event_id})
+        row = await self._one("event", {**columns.tenant_parameters(tenant), "id": event_id})
         return row and rows.event(row)
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
-        row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
+        row = await self._one("delivery", {**columns.tenant_parameters(tenant), "id": delivery_id})
         return row and rows.delivery(row)
 
     async def delivery_with_attempts(self, tenant: Tenant, delivery_id: str) -> tuple[Delivery, Sequence[Attempt]] | None:
-        parameters = rows.tenant_parameters(tenant)
+        parameters = columns.tenant_parameters(tenant)
         statements = [
             (self._sql["delivery"], {**parameters, "id": delivery_id}),
             (self._sql["attempts"], {**parameters, "delivery_id": delivery_id}),
@@ -142,7 +154,7 @@ class SqliteLog:
         return (rows.delivery(found[0]), [rows.attempt(row) for row in reversed(attempts)]) if found else None
 
     async def revisions(self, tenant: Tenant, *, after: int, limit: int) -> Sequence[Revision]:
-        found = await self._rows("revisions", {**rows.tenant_parameters(tenant), "after": after, "limit": limit})
+        found = await self._rows("revisions", {**columns.tenant_parameters(tenant), "after": after, "limit": limit})
         return [rows.revision(row) for row in found]
 
     async def all_keys(self) -> Sequence[ApiKey]:
@@ -163,28 +175,6 @@ class SqliteLog:
 
     async def cursor_key(self) -> bytes:
         return bytes((await self._one("meta", {"name": "cursor_key"}))[0])
-
-
-def _bounds(prefix: str, below: str | None, since: Timestamp | None, until: Timestamp | None) -> dict[str, object]:
-    """A span of time as a span of ids, since ids tell the time of making."""
-    top = _ABOVE_ALL if until is None else ids.floor(prefix, until)
-    return {"below": min(top, below or _ABOVE_ALL), "since": "" if since is None else ids.floor(prefix, since)}
-
-
-def _is_filtered(only: EventFilter | DeliveryFilter) -> bool:
-    """Whether rows are passed over; a span of time passes over none, since it bounds the walk itself."""
-    return any(value is not None for name, value in asdict(only).items() if name not in {"since", "until"})
-
-
-def _narrowest(only: DeliveryFilter) -> str:
-    """The statement whose index leaves the least to walk."""
-    if only.event_id is not None:
-        return "deliveries_of_event"
-    if only.endpoint_id is not None:
-        return "deliveries_of_endpoint"
-    if only.state is DeliveryState.FAILED:
-        return "deliveries_failed"
-    return "deliveries_of_tenant"
 
 
 async def _to_the_end(work: "asyncio.Future[T]") -> T:

@@ -1,6 +1,6 @@
 """Rows into structs and back, for the embedded store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -30,8 +30,9 @@ _strings = msgspec.json.Decoder(tuple[str, ...])
 _encode = msgspec.json.Encoder().encode
 
 
-def tenant_parameters(tenant: Tenant) -> dict[str, object]:
-    return {"organization_id": tenant.organization_id, "mode": tenant.mode}
+def stored_list(texts: Sequence[str]) -> str:
+    """Lists are JSON arrays."""
+    return _encode(texts).decode()
 
 
 def _optional(kind: Any, value: Any) -> Any:
@@ -64,28 +65,6 @@ def endpoint(row: Row) -> Endpoint:
 ENDPOINT_COLUMNS = 19
 
 
-def endpoint_parameters(subject: Endpoint) -> dict[str, object]:
-    return {
-        **tenant_parameters(subject.tenant),
-        "id": subject.id,
-        "url": subject.url,
-        "events": _encode(subject.events).decode(),
-        "description": subject.description,
-        "api_version": subject.api_version,
-        "secret": subject.secret,
-        "is_active": subject.is_active,
-        "disabled_at": subject.disabled_at,
-        "disabled_reason": subject.disabled_reason,
-        "activation": subject.activation,
-        "deactivated_at": subject.deactivated_at,
-        "failed_in_row": subject.failed_in_row,
-        "paused_until": subject.paused_until,
-        "created_at": subject.created_at,
-        "deleted_at": subject.deleted_at,
-        "revision": subject.revision,
-    }
-
-
 def revision(row: Row) -> Revision:
     return Revision(
         tenant=Tenant(row[0], Mode(row[1])),
@@ -97,19 +76,6 @@ def revision(row: Row) -> Revision:
         actor=row[7],
         at=row[8],
     )
-
-
-def revision_parameters(subject: Revision, number: int) -> dict[str, object]:
-    return {
-        **tenant_parameters(subject.tenant),
-        "number": number,
-        "endpoint_id": subject.endpoint_id,
-        "events": _encode(subject.events).decode(),
-        "is_active": subject.is_active,
-        "cause": subject.cause,
-        "actor": subject.actor,
-        "at": subject.at,
-    }
 
 
 def event(row: Row) -> AcceptedEvent:
@@ -228,17 +194,3 @@ def key(row: Row) -> ApiKey:
         last_used_at=row[9],
         revoked_at=row[10],
     )
-
-
-def key_parameters(subject: ApiKey) -> Mapping[str, object]:
-    return {
-        "id": subject.id,
-        "hash": subject.hash,
-        "prefix": subject.prefix,
-        "name": subject.name,
-        "organization_id": subject.tenant.organization_id if subject.tenant else None,
-        "mode": subject.tenant.mode if subject.tenant else None,
-        "permissions": None if subject.permissions is None else _encode(subject.permissions).decode(),
-        "created_at": subject.created_at,
-        "expires_at": subject.expires_at,
-    }

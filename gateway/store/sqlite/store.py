@@ -15,6 +15,7 @@ import structlog
 from gateway.errors import StoreUnavailable
 from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant, bucket_of
 from gateway.store import migrate, queries
+from gateway.store.claim_budget import ClaimBudget
 from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
 from gateway.store.sqlite import backup, rows
 from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
@@ -193,7 +194,7 @@ class SqliteStore(SqliteLog):
 
     async def _choose(self, claim: Claim) -> "_Choice":
         """The rows to hand out, without their events' data."""
-        budget = _Budget(claim.limit, claim.max_bytes)
+        budget = ClaimBudget(claim.limit, claim.max_bytes)
         parameters: dict[str, object] = {
             "endpoint_id": claim.endpoint.id,
             "activation": claim.endpoint.activation,
@@ -257,25 +258,6 @@ class _Choice:
         self.first: list[Any] = []
         self.more_first = self.more_manual = self.blocked_manual = False
         self.next_retry_at: int | None = None
-
-
-class _Budget:
-    """How many deliveries, of how many bytes, a claim may still take."""
-
-    def __init__(self, limit: int, max_bytes: int) -> None:
-        self.limit = limit
-        self._bytes_left = max_bytes
-
-    def spend(self, found: list[Any]) -> list[Any]:
-        """The first rows of *found* that the budget pays for; the one that passes the bytes is the last."""
-        taken = []
-        for row in found:
-            if self.limit <= 0 or self._bytes_left <= 0:
-                break
-            taken.append(row)
-            self.limit -= 1
-            self._bytes_left -= row[-1]
-        return taken
 
 
 def _handed_out(claim: Claim, choice: _Choice, events: Mapping[str, AcceptedEvent]) -> Claimed:

@@ -23,7 +23,7 @@ from gateway.model import (
     Revision,
     Tenant,
 )
-from gateway.store import queries
+from gateway.store import columns, queries
 from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent
 from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Connection, Statement
@@ -105,7 +105,7 @@ class SqliteTransaction:
     # Endpoints
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
-        row = await self._one("endpoint", {**rows.tenant_parameters(tenant), "id": endpoint_id})
+        row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
         return row and rows.endpoint(row)
 
     async def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
@@ -120,7 +120,7 @@ class SqliteTransaction:
         return int((await self._one("count_endpoints", {"organization_id": organization_id}))[0])
 
     async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
-        parameters = rows.tenant_parameters(tenant)
+        parameters = columns.tenant_parameters(tenant)
         (revision,) = await self._one("last_revision", parameters)
         pinned = await self._one("pinned_version", {"organization_id": tenant.organization_id})
         endpoints = await self._rows("active_endpoints", parameters)
@@ -130,19 +130,19 @@ class SqliteTransaction:
         return ()  # nobody else writes to this file
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
-        self._write("add_endpoint", rows.endpoint_parameters(endpoint))
+        self._write("add_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list))
         self.effects.endpoints.append(endpoint)
 
     async def save_endpoint(self, endpoint: Endpoint) -> None:
-        self._write("save_endpoint", rows.endpoint_parameters(endpoint))
+        self._write("save_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list))
         if endpoint.deleted_at is not None:
             self._write("drop_retries", {"endpoint_id": endpoint.id})
         self.effects.endpoints.append(endpoint)
 
     async def add_revision(self, revision: Revision) -> int:
-        (last,) = await self._one("last_revision", rows.tenant_parameters(revision.tenant))
+        (last,) = await self._one("last_revision", columns.tenant_parameters(revision.tenant))
         number = (last or 0) + 1
-        self._write("add_revision", rows.revision_parameters(revision, number))
+        self._write("add_revision", columns.revision_parameters(revision, number, rows.stored_list))
         return number
 
     async def reset_failures(self, endpoint_ids: Collection[str]) -> None:
@@ -230,14 +230,14 @@ class SqliteTransaction:
         return results
 
     async def delivery(self, tenant: Tenant, delivery_id: str) -> Delivery | None:
-        row = await self._one("delivery", {**rows.tenant_parameters(tenant), "id": delivery_id})
+        row = await self._one("delivery", {**columns.tenant_parameters(tenant), "id": delivery_id})
         return row and rows.delivery(row)
 
     async def add_retry(self, retry_id: str, delivery: Delivery, endpoint: Endpoint) -> None:
         self._write(
             "add_retry",
             {
-                **rows.tenant_parameters(delivery.tenant),
+                **columns.tenant_parameters(delivery.tenant),
                 "id": retry_id,
                 "delivery_id": delivery.id,
                 "endpoint_id": endpoint.id,
@@ -272,11 +272,11 @@ class SqliteTransaction:
     # Keys, organizations, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
-        self._write("add_key", rows.key_parameters(key))
+        self._write("add_key", columns.key_parameters(key, rows.stored_list))
         self.effects.keys.append(key)
 
     async def revoke_key(self, key_id: str, tenant: Tenant | None, at: Timestamp) -> ApiKey | None:
-        reach = {"organization_id": None, "mode": None} if tenant is None else rows.tenant_parameters(tenant)
+        reach = {"organization_id": None, "mode": None} if tenant is None else columns.tenant_parameters(tenant)
         row = await self._one("key", {"id": key_id, **reach})
         if row is None:
             return None
