@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 import gateway.store
 from gateway.store import queries
 
@@ -16,11 +18,12 @@ def test_statements_are_found_by_name():
     assert all(not statement.endswith(";") and "-- name" not in statement for statement in statements.values())
 
 
-def test_every_statement_is_used():
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_every_statement_is_used(dialect: str):
     """No statement is left over that no code names: `x_scan_end` goes with `x`."""
-    code = "".join(path.read_text() for path in (STORE / "sqlite").glob("*.py"))
+    code = "".join(path.read_text() for path in (*STORE.glob("*.py"), *(STORE / dialect).glob("*.py")))
     named = set(re.findall(r'"(\w+)"', code))
-    unused = {name for name in queries.load("sqlite") if name.removesuffix("_scan_end") not in named}
+    unused = {name for name in queries.load(dialect) if name.removesuffix("_scan_end") not in named}
     assert not unused
 
 

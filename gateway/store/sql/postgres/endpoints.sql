@@ -3,9 +3,6 @@
 -- name: endpoint
 SELECT * FROM endpoints WHERE organization_id = :organization_id AND mode = :mode AND id = :id AND deleted_at IS NULL;
 
--- name: endpoints_by_id
-SELECT * FROM endpoints WHERE id = ANY(:ids::text[]);
-
 -- name: endpoint_to_change
 SELECT * FROM endpoints
 WHERE organization_id = :organization_id AND mode = :mode AND id = :id AND deleted_at IS NULL
