@@ -8,8 +8,8 @@ from msgspec import UnsetType
 from gateway.api.dialects import Answer
 from gateway.api.operations import Call, Operation, TenantIn
 from gateway.api.parts import ApiParts
-from gateway.api.problems import forbidden, invalid
-from gateway.errors import BackupRefused
+from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
+from gateway.errors import BackupRefused, StoreUnavailable
 
 MAX_PATH = 4_095
 """Bytes that a path may have: PATH_MAX, limits.h, without the NUL at its end."""
@@ -66,5 +66,8 @@ class Backups:
             size = await self._parts.backup(Path(path))
         except BackupRefused as error:
             raise invalid([("path", str(error))]) from error
+        except StoreUnavailable as error:
+            # Whoever asks is the operator: why it failed is for him.
+            raise Problem(UNAVAILABLE, str(error), headers=[("Retry-After", str(error.retry_after_seconds))]) from error
         seconds = round(self._parts.clock.monotonic() - began, 3)
         return call.dialect.one(BackupView(path=path, bytes=size, seconds=seconds), status=201)
