@@ -103,7 +103,7 @@ class ThisNode:
 
     def make_metrics(self) -> Metrics:
         """The metrics of this node, with the gauges of its standing."""
-        metrics = Metrics(node={"name": self._node.name, "version": VERSION})
+        metrics = Metrics(node=lambda: {"id": self._node.id, "name": self._node.name, "version": VERSION})
         if (member := self.member) is not None:
             metrics.gauge("gateway_buckets", "Buckets that this node holds.", lambda: len(member.standing.buckets))
             metrics.gauge("gateway_nodes", "Nodes that this one sees, itself included.", lambda: len(member.standing.nodes))

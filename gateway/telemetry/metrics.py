@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.model import DeliveryState, Result
@@ -21,10 +21,11 @@ CONTENT_TYPE = prometheus_client.CONTENT_TYPE_PLAIN_0_0_4
 class Metrics:
     """A node's metrics. Each belongs to a registry of its own, so that several gateways fit into one process."""
 
-    def __init__(self, *, node: dict[str, str]) -> None:
+    def __init__(self, *, node: Callable[[], dict[str, str]]) -> None:
+        """*node* says who this node is, as of the moment that somebody looks."""
         self._registry = registry = CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
-        prometheus_client.Info("gateway_node", "This node.", registry=registry).info(node)
+        registry.register(_Identity(node))
         self._deliveries = prometheus_client.Counter(
             "gateway_deliveries_made", "Deliveries of events, made with their commit.", registry=registry
         )
@@ -53,6 +54,17 @@ class Metrics:
     def render(self) -> bytes:
         """All of it, in Prometheus's text format."""
         return prometheus_client.generate_latest(self._registry)
+
+
+class _Identity(Collector):
+    def __init__(self, reading: Callable[[], dict[str, str]]) -> None:
+        self._reading = reading
+
+    def describe(self) -> Iterable[Metric]:
+        return [InfoMetricFamily("gateway_node", "This node.")]
+
+    def collect(self) -> Iterable[Metric]:
+        return [InfoMetricFamily("gateway_node", "This node.", value=self._reading())]
 
 
 class _Gauge(Collector):

@@ -127,7 +127,7 @@ async def serve(
         async def nodes() -> Sequence[NodeStanding]:
             return standings
 
-        metrics = Metrics(node={"name": "here"})
+        metrics = Metrics(node=lambda: {"name": "here"})
         per_second = settings.limits.requests_per_second
         keys.load(await store.all_keys())
         parts = ApiParts(
