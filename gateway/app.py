@@ -51,6 +51,17 @@ _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is und
 _LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take at most
 
 
+def _attempter(settings: Settings, sender: Sender, clock: SystemClock) -> Attempter:
+    delivery = settings.delivery
+    return Attempter(
+        sender=sender,
+        clock=clock,
+        schedule=RetrySchedule(delays=delivery.retry_delays, jitter=delivery.jitter, max_retry_after=delivery.max_retry_after),
+        chance=SystemRandom(),
+        header_prefix=delivery.signature_header_prefix,
+    )
+
+
 class Gateway:
     """The gateway, open: it delivers, and takes events in process. `serve` adds HTTP."""
 
@@ -80,18 +91,11 @@ class Gateway:
             fan_out=FanOut(ids=self._ids, current_version=current_version),
         )
         self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
-        attempter = Attempter(
-            sender=sender,
-            clock=SystemClock(wall=wall, reference=shared_time) if is_shared else clock,
-            schedule=RetrySchedule(
-                delays=settings.delivery.retry_delays,
-                jitter=settings.delivery.jitter,
-                max_retry_after=settings.delivery.max_retry_after,
-            ),
-            chance=SystemRandom(),
-            header_prefix=settings.delivery.signature_header_prefix,
-        )
+        attempter = _attempter(settings, sender, SystemClock(wall=wall, reference=shared_time) if is_shared else clock)
         self._dispatcher = Dispatcher(ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock)
+        self._tester = EndpointTester(
+            changer=self._writer, attempter=attempter, ids=self._ids, clock=clock, current_version=current_version
+        )
         self._authenticator = Authenticator()
         self._pinned = PinnedVersions()
         self._node = ThisNode(
@@ -116,18 +120,23 @@ class Gateway:
             drain_used_keys=self._authenticator.drain_used,
             leads=self._node.leads,
         )
-        self._parts = ApiParts(
-            settings=settings,
-            clock=clock,
+        self._parts = self._make_parts(catalogue, cursor_key)
+        self._delivers = False
+        self._is_stopping = False
+        self._stop_by: float | None = None
+
+    def _make_parts(self, catalogue: Catalogue | None, cursor_key: bytes) -> ApiParts:
+        egress = self.settings.egress
+        return ApiParts(
+            settings=self.settings,
+            clock=self._clock,
             ids=self._ids,
-            log=store,
+            log=self._store,
             writer=self._writer,
             publisher=self._publisher,
-            tester=EndpointTester(
-                changer=self._writer, attempter=attempter, ids=self._ids, clock=clock, current_version=current_version
-            ),
+            tester=self._tester,
             catalogue=catalogue,
-            guard=AddressGuard(settings.egress.allow, settings.egress.deny),
+            guard=AddressGuard(egress.allow, egress.deny),
             cursor_key=cursor_key,
             keys=self._authenticator,
             pinned=self._pinned,
@@ -137,11 +146,8 @@ class Gateway:
             look_for_news=None if self._node.member is None else self._node.member.look_now,
             metrics=self._metrics.render,
             nodes=self._nodes,
-            backup=store.back_up,
+            backup=self._store.back_up,
         )
-        self._delivers = False
-        self._is_stopping = False
-        self._stop_by: float | None = None
 
     def _make_metrics(self) -> Metrics:
         metrics = self._node.make_metrics()

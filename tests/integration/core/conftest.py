@@ -296,6 +296,13 @@ async def node(store: SqliteStore) -> AsyncIterator[Node]:
         yield running
 
 
+async def queued(*tasks: "asyncio.Task[Any]") -> None:
+    """Returns when *tasks* have put what they have to say into the queue."""
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+
+
 async def run_through_schedule(node: Node) -> None:
     for minutes in (0, 1, 5, 15, 30, 60, 60, 60):
         await node.advance(minutes * MINUTE)
