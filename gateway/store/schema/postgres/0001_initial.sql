@@ -264,7 +264,6 @@ CREATE TABLE news (
   at bigint NOT NULL DEFAULT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX news_by_xid ON news (xid);
-CREATE INDEX news_by_age ON news (at);
 
 -- How many requests a second each process is asked for with an API key. Of no use after a crash: not logged.
 CREATE UNLOGGED TABLE demand (
