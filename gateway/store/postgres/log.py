@@ -99,8 +99,8 @@ class PostgresLog:
     async def deliveries(self, tenant: Tenant, only: DeliveryFilter, *, below: str | None, limit: int) -> Page[Delivery]:
         since = only.since
         if only.event_id is not None:
-            # A delivery is no older than its event: the days before need not be looked at. But for one: a node knows the database's
-            # time, which ids tell, only about, and another's event may be of the first moments of a day.
+            # A delivery is no older than its event: the days before need not be looked at. But for one: a node knows the
+            # database's time, which ids tell, only about, and another's event may be of the first moments of a day.
             since = max(since or 0, (day_of(only.event_id) - 1) * DAY)
         span = walks.bounds(ids.DELIVERY, below, since, only.until)
         parameters = {**columns.tenant_parameters(tenant), **asdict(only), **span}
