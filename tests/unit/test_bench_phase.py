@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -54,11 +55,14 @@ async def test_all_that_was_published_is_verified_and_only_the_middle_is_measure
 
 
 async def test_a_pace_bounds_what_is_published(tally):
-    """However many publish, and however fast they are answered."""
+    """However many publish, and however fast they are answered. On a machine that pauses a phase lasts longer than it was
+    told to, so what is allowed is counted by how long it did."""
     phase = Phase(publishers=20, per_second=100, warm_up_seconds=0.02, seconds=0.4)
+    began_at = time.monotonic()
     measurement = await Run(phase, [Deliverer(tally).publish] * 20, tally).measure(THIS_PROCESS)
-    assert 0 < measurement.deliveries_verified <= 1 + (0.02 + 0.4) * 100 + 20  # each may be waiting for its turn at the end
-    assert 0 < measurement.events_per_second <= 130
+    most = 1 + (time.monotonic() - began_at) * 100 + 20  # each may be waiting for its turn at the end
+    assert 0 < measurement.deliveries_verified <= most
+    assert 0 < measurement.events_per_second * phase.seconds <= most
 
 
 async def test_a_missing_delivery_fails_the_phase(tally):
