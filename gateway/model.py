@@ -3,6 +3,7 @@
 Times are `Timestamp`s (integer milliseconds since the Unix epoch, UTC)."""
 
 import zlib
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -26,6 +27,10 @@ class Tenant(msgspec.Struct, frozen=True, order=True, gc=False):
     @property
     def livemode(self) -> bool:
         return self.mode is Mode.LIVE
+
+
+OPERATIONS = Tenant("$operations", Mode.LIVE)
+"""The gateway's own: what it has to tell its operator are events of this tenant. No key is of it, and nobody publishes to it."""
 
 
 # Endpoints
@@ -68,6 +73,11 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     created_at: Timestamp
     deleted_at: Timestamp | None
     revision: int = 0  # the tenant's number of its last change, by which the later of two versions is known
+    previous_secret: str | None = None  # in force beside `secret` until `previous_secret_until`
+    previous_secret_until: Timestamp | None = None
+    headers: Mapping[str, str] = {}  # that go with each delivery, as the endpoint's owner wishes
+    probe_count: int = 0  # since it was disabled by failures
+    probe_at: Timestamp | None = None  # when the next probe is due; None: it is not probed
 
     def __repr__(self) -> str:
         return f"Endpoint({self.id!r}, url={self.url!r}, is_active={self.is_active})"

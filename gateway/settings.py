@@ -41,6 +41,9 @@ class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     socket: str = ""  # the operators' Unix socket; empty: `gateway.sock` beside the embedded store
     grace_seconds: Seconds = 0.0
     max_body_bytes: PositiveCount = 8 * MIB
+    max_connections: PositiveCount = 10_000
+    read_seconds: PositiveSeconds = 30.0
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class Store(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +78,7 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_in_flight: PositiveCount = 512
     max_in_flight_per_endpoint: PositiveCount = 32
     disable_after_failed_events: Count = 3
+    recovery: Literal["off", "probe"] = "off"
     signature_header_prefix: Annotated[
         str,
         Meta(
@@ -97,6 +101,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     endpoints_per_organization: PositiveCount = 1_000
     requests_per_second: Annotated[float, Meta(ge=0, le=1_000_000)] = 0.0
+    bad_keys_per_minute: Count = 60
 
 
 class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,7 +109,29 @@ class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    allowed_ports: tuple[Annotated[int, Meta(ge=1, le=65_535)], ...] = ()
     require_https: bool = False
+    proxy: str = ""
+    ca_file: str = ""
+
+
+class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How secrets are kept."""
+
+    encryption_key: tuple[str, ...] = ()  # the first encrypts, all decrypt
+
+    def __repr__(self) -> str:
+        return f"Secrets({len(self.encryption_key)} keys)"
+
+
+class Operations(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the gateway tells its operator what happens to endpoints."""
+
+    url: str = ""
+    secret: str = ""
+
+    def __repr__(self) -> str:
+        return f"Operations(url={self.url!r})"
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,18 +176,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     intake: Intake = Intake()
     limits: Limits = Limits()
     egress: Egress = Egress()
+    secrets: Secrets = Secrets()
+    operations: Operations = Operations()
     retention: Retention = Retention()
     events: Events = Events()
     api: Api = Api()
     log: Log = Log()
 
     def __post_init__(self) -> None:
-        for name, networks in (("allow", self.egress.allow), ("deny", self.egress.deny)):
+        for name, networks in (
+            ("egress.allow", self.egress.allow),
+            ("egress.deny", self.egress.deny),
+            ("http.trusted_proxies", self.http.trusted_proxies),
+        ):
             for network in networks:
                 try:
                     ip_network(network)
                 except ValueError as error:
-                    raise SettingsError(f"egress.{name}: must be networks like 10.0.0.0/8, and {error}") from error
+                    raise SettingsError(f"{name}: must be networks like 10.0.0.0/8, and {error}") from error
         if list(self.api.versions) != sorted(set(self.api.versions)):
             raise SettingsError("api.versions: must be in ascending order, without repeats")
         is_file = self.store.url.startswith(_SQLITE) and self.store.url != _SQLITE

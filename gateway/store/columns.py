@@ -1,11 +1,15 @@
 """What structs are stored as, by column: the same on every backend but for lists, which each stores in its own way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
 
 from gateway.model import ApiKey, Endpoint, Revision, Tenant
 
 StoredList = Callable[[Sequence[str]], object]
 """How a backend stores a list of texts."""
+
+_headers = msgspec.json.Decoder(dict[str, str])
 
 
 def tenant_parameters(tenant: Tenant) -> dict[str, object]:
@@ -31,7 +35,22 @@ def endpoint_parameters(subject: Endpoint, stored: StoredList) -> dict[str, obje
         "created_at": subject.created_at,
         "deleted_at": subject.deleted_at,
         "revision": subject.revision,
+        "previous_secret": subject.previous_secret,
+        "previous_secret_until": subject.previous_secret_until,
+        "headers": stored_headers(subject.headers),
+        "probe_count": subject.probe_count,
+        "probe_at": subject.probe_at,
     }
+
+
+def stored_headers(headers: Mapping[str, str]) -> str | None:
+    """An endpoint's own headers: a JSON object, or nothing."""
+    return msgspec.json.encode(headers).decode() if headers else None
+
+
+def read_headers(stored: str | None) -> Mapping[str, str]:
+    """What `stored_headers` has made."""
+    return {} if stored is None else _headers.decode(stored)
 
 
 def revision_parameters(subject: Revision, number: int, stored: StoredList) -> dict[str, object]:

@@ -75,8 +75,7 @@ HISTORY: Sequence[Table] = (
         (
             "id", "organization_id", "mode", "url", "events", "description", "api_version", "secret", "is_active", "disabled_at",
             "disabled_reason", "activation", "deactivated_at", "swept_activation", "failed_in_row", "paused_until", "created_at",
-            "deleted_at",
-            "revision",
+            "deleted_at", "revision", "previous_secret", "previous_secret_until", "headers", "probe_count", "probe_at",
         ),
         ("id",),
         changes={"events": _list, "is_active": _flag},
@@ -127,6 +126,14 @@ HISTORY: Sequence[Table] = (
         ("id",),
         changes={"permissions": _list},
     ),
+    Table(
+        "audit_log",
+        ("id", "organization_id", "mode", "at", "actor", "address", "action", "target_id", "changes"),
+        ("id",),
+        ("id",),
+        ("",),
+    ),
+    Table("failure_notices", ("endpoint_id", "told_at", "untold"), ("endpoint_id",), ("endpoint_id",), ("",)),
     Table(
         "idempotent_requests",
         ("key_hash", "request_hash", "process_id", "expires_at", "answer"),

@@ -23,6 +23,7 @@ from gateway.model import (
     Tenant,
     bucket_of,
 )
+from gateway.store import columns
 from gateway.store.postgres.connection import Row
 from gateway.store.postgres.days import whole_days
 from gateway.store.protocol import NewEvent
@@ -81,6 +82,11 @@ def endpoint(row: Any) -> Endpoint:
         created_at=row["created_at"],
         deleted_at=row["deleted_at"],
         revision=row["revision"],
+        previous_secret=row["previous_secret"],
+        previous_secret_until=row["previous_secret_until"],
+        headers=columns.read_headers(row["headers"]),
+        probe_count=row["probe_count"],
+        probe_at=row["probe_at"],
     )
 
 

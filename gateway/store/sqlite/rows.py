@@ -23,6 +23,7 @@ from gateway.model import (
     RevisionCause,
     Tenant,
 )
+from gateway.store import columns
 
 Row = Sequence[Any]
 
@@ -59,10 +60,15 @@ def endpoint(row: Row) -> Endpoint:
         created_at=row[16],
         deleted_at=row[17],
         revision=row[18],
+        previous_secret=row[19],
+        previous_secret_until=row[20],
+        headers=columns.read_headers(row[21]),
+        probe_count=row[22],
+        probe_at=row[23],
     )
 
 
-ENDPOINT_COLUMNS = 19
+ENDPOINT_COLUMNS = 24
 
 
 def revision(row: Row) -> Revision:

@@ -12,7 +12,7 @@ FROM (SELECT organization_id, mode, MAX(number) AS revision FROM revisions GROUP
 -- name: endpoints
 SELECT rowid, id, organization_id, mode, url, events, description, api_version, secret, is_active, disabled_at, disabled_reason,
   activation, deactivated_at, swept_activation, failed_in_row, paused_until, created_at, deleted_at,
-  revision
+  revision, previous_secret, previous_secret_until, headers, probe_count, probe_at
 FROM endpoints WHERE TRUE;
 
 -- name: revisions
@@ -38,6 +38,12 @@ FROM attempts WHERE TRUE;
 -- name: api_keys
 SELECT rowid, id, hash, prefix, name, organization_id, mode, permissions, created_at, expires_at, last_used_at, revoked_at
 FROM api_keys WHERE TRUE;
+
+-- name: audit_log
+SELECT id, id, organization_id, mode, at, actor, address, action, target_id, changes FROM audit_log WHERE TRUE;
+
+-- name: failure_notices
+SELECT endpoint_id, endpoint_id, told_at, untold FROM failure_notices WHERE TRUE;
 
 -- name: idempotent_requests
 -- All of them have been answered: whoever was at one is gone.

@@ -11,7 +11,8 @@ SELECT name FROM nodes ORDER BY id LIMIT 1;
 SELECT EXISTS (SELECT FROM organizations) OR EXISTS (SELECT FROM tenants) OR EXISTS (SELECT FROM endpoints)
   OR EXISTS (SELECT FROM revisions) OR EXISTS (SELECT FROM events) OR EXISTS (SELECT FROM external_ids)
   OR EXISTS (SELECT FROM deliveries) OR EXISTS (SELECT FROM attempts) OR EXISTS (SELECT FROM due)
-  OR EXISTS (SELECT FROM retries) OR EXISTS (SELECT FROM api_keys) OR EXISTS (SELECT FROM idempotent_requests);
+  OR EXISTS (SELECT FROM retries) OR EXISTS (SELECT FROM api_keys) OR EXISTS (SELECT FROM idempotent_requests)
+  OR EXISTS (SELECT FROM audit_log);
 
 -- name: begin_copy
 INSERT INTO meta (name, value) VALUES ('copying', :progress) ON CONFLICT (name) DO NOTHING RETURNING name;
@@ -35,4 +36,4 @@ RETURNING name;
 
 -- name: analyze
 -- The server does so by itself for the partitions only.
-ANALYZE organizations, tenants, endpoints, revisions, events, external_ids, deliveries, attempts, api_keys, idempotent_requests;
+ANALYZE organizations, tenants, endpoints, revisions, events, external_ids, deliveries, attempts, api_keys, idempotent_requests, audit_log;

@@ -40,17 +40,20 @@ WHERE COALESCE(t.revision, 0) > known.revision OR o.api_version IS DISTINCT FROM
 -- name: add_endpoint
 INSERT INTO endpoints (
   id, organization_id, mode, url, events, description, api_version, secret, is_active, disabled_at, disabled_reason,
-  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at, revision)
+  activation, deactivated_at, failed_in_row, paused_until, created_at, deleted_at, revision,
+  previous_secret, previous_secret_until, headers, probe_count, probe_at)
 VALUES (
   :id, :organization_id, :mode, :url, :events, :description, :api_version, :secret, :is_active, :disabled_at,
-  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at, :revision);
+  :disabled_reason, :activation, :deactivated_at, :failed_in_row, :paused_until, :created_at, :deleted_at, :revision,
+  :previous_secret, :previous_secret_until, :headers, :probe_count, :probe_at);
 
 -- name: save_endpoint
 UPDATE endpoints SET
   url = :url, events = :events, description = :description, api_version = :api_version, secret = :secret,
   is_active = :is_active, disabled_at = :disabled_at, disabled_reason = :disabled_reason, activation = :activation,
   deactivated_at = :deactivated_at, failed_in_row = :failed_in_row, paused_until = :paused_until, deleted_at = :deleted_at,
-  revision = :revision
+  revision = :revision, previous_secret = :previous_secret, previous_secret_until = :previous_secret_until, headers = :headers,
+  probe_count = :probe_count, probe_at = :probe_at
 WHERE id = :id;
 
 -- name: next_revision
