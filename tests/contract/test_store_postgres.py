@@ -30,6 +30,7 @@ from gateway.model import (
     bucket_of,
 )
 from gateway.registry.endpoints import CreateEndpoint, disabled
+from gateway.store.migrate import available
 from gateway.store.postgres import PostgresStore, inspect, migrate
 from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.claims import claim_statement
@@ -102,11 +103,11 @@ async def test_migrations_run_once(empty: settings.Store):
 async def test_a_look_at_the_store(empty: settings.Store, postgres_server: PostgresServer):
     """An empty database is seen as empty, and left so; a migrated one tells its last migration."""
     before = await inspect(empty)
-    assert (before.migration, before.pending) == (0, 1)
+    assert (before.migration, before.pending) == (0, len(available("postgres")))
     assert before.server_version.startswith(str(postgres_server.version))
-    assert await migrate(empty) == 1
+    assert await migrate(empty) == len(available("postgres"))
     after = await inspect(empty)
-    assert (after.migration, after.pending) == (1, 0)
+    assert (after.migration, after.pending) == (len(available("postgres")), 0)
 
 
 async def test_a_newer_schema_is_refused(empty: settings.Store, postgres_url: str, postgres_server: PostgresServer):
