@@ -24,8 +24,8 @@ class ClientAddresses:
         if not isinstance(peer, tuple):
             return None
         client = _address(str(peer[0]))
-        if client is None or not self._trusted:
-            return client and str(client)
+        if client is None:
+            return None
         for text in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):
             if not self._is_trusted(client):
                 break
