@@ -221,7 +221,7 @@ class Gateway:
                 self._writer.stop()
                 await asyncio.wait([writing], timeout=_COMMIT_SECONDS)
                 if not writing.done():
-                    log.error("stop.uncommitted", reason=self._writer.unavailable)
+                    log.error("stop.uncommitted", reason=str(self._writer.unavailable or ""))
                     writing.cancel()
 
     async def _resume(self) -> None:
@@ -283,8 +283,8 @@ class Gateway:
         """Why no requests should come here; None when they should."""
         if self._is_stopping:
             return "the gateway is stopping"
-        # Why exactly is for the log: anybody may ask here.
-        return None if self._writer.unavailable is None else "the store does not answer"
+        # More than that is for the log: anybody may ask here.
+        return None if self._writer.unavailable is None else str(self._writer.unavailable.trouble)
 
     async def _nodes(self) -> Sequence[NodeStanding]:
         return await self._node.standings() if self._delivers or self._node.member is not None else []

@@ -1,6 +1,8 @@
 """What can go wrong, as nouns with a sentence. Each edge translates into these once: drivers' errors in `store`,
 aiohttp's in `egress`; `api.problems` turns them into answers."""
 
+from enum import StrEnum
+
 
 class GatewayError(Exception):
     """Anything the gateway refuses or fails to do, in a sentence that a person can act on."""
@@ -16,10 +18,28 @@ class QueueFull(GatewayError):
     retry_after_seconds = 1
 
 
+class StoreTrouble(StrEnum):
+    """What is the matter with a store, in words that anybody may hear: no file, no host, no statement."""
+
+    FULL = "the store's disk is full"
+    READ_ONLY = "the store can only be read"
+    MOVED = "the store's file was deleted, or another one is in its place"
+    LOCKED = "another process has locked the store"
+    DAMAGED = "the store's disk does not work, or its file is damaged"
+    UNREACHABLE = "the store's server cannot be reached"
+    SLOW = "the store does not answer in time"
+    OTHER = "the store does not answer"
+
+
 class StoreUnavailable(GatewayError):
-    """The store cannot commit or answer at the moment; nothing of the refused request was kept."""
+    """The store cannot commit or answer at the moment; nothing of the refused request was kept. `trouble` says what is the
+    matter, as far as that is known."""
 
     retry_after_seconds = 2
+
+    def __init__(self, message: str = "", trouble: StoreTrouble = StoreTrouble.OTHER) -> None:
+        super().__init__(message)
+        self.trouble = trouble
 
 
 class Stopping(StoreUnavailable):

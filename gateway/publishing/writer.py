@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import structlog
 from msgspec.structs import replace
 
-from gateway.errors import Stopping, StoreUnavailable, TransactionConflict
+from gateway.errors import Stopping, StoreTrouble, StoreUnavailable, TransactionConflict
 from gateway.model import AcceptedEvent, Result
 from gateway.publishing.batch import Batch, PendingChange
 from gateway.publishing.event_queue import Entry, EventQueue, Publication, Seal
@@ -44,7 +44,6 @@ LONGEST_WAIT_SECONDS = 4.0
 store is away."""
 
 _LONG_SECONDS = 1.0  # behind one that failed after so long, too: another try takes as long
-_SILENCE = "the store does not answer in time"
 _TRIES = 10  # at a transaction that stands in the way of others
 _PAUSE_SECONDS = 0.5  # between attempts to commit results while the store is unavailable
 
@@ -99,7 +98,7 @@ class Writer:
         self._is_stuck = False
         self._is_closed = False
         self._is_stopping = False
-        self.unavailable: str | None = None  # why the last transaction could not be committed
+        self.unavailable: StoreUnavailable | None = None  # why the last transaction could not be committed
 
     # What others ask for
 
@@ -156,7 +155,7 @@ class Writer:
         if self._is_closed:
             raise Stopping("the gateway is stopping; try again in a moment")
         if self._is_stuck:
-            raise StoreUnavailable(_SILENCE)
+            raise _silence()
 
     # The loops
 
@@ -230,7 +229,7 @@ class Writer:
                 async with self._store.transaction() as transaction:
                     await transaction.forget_answers(0, limit=1)  # there are none so old; the commit is what counts
             except StoreUnavailable as error:
-                self.unavailable = str(error)
+                self._note_trouble(error)
             else:
                 self._note_recovery()
 
@@ -246,14 +245,17 @@ class Writer:
             watch.cancel()
             self._is_stuck = False
             if self.unavailable is not None and loop.time() - began_at > _LONG_SECONDS:
-                self._refuse_waiting(StoreUnavailable(self.unavailable))
+                self._refuse_waiting(self.unavailable)
 
     def _note_silence(self) -> None:
         self._is_stuck = True
-        if self.unavailable is None:
-            log.error("store.unavailable", error=_SILENCE)
-        self.unavailable = _SILENCE
-        self._refuse_waiting(StoreUnavailable(_SILENCE))
+        self._note_trouble(_silence())
+        self._refuse_waiting(_silence())
+
+    def _note_trouble(self, error: StoreUnavailable) -> None:
+        if self.unavailable is None or self.unavailable.trouble is not error.trouble:
+            log.error("store.unavailable", error=str(error), trouble=error.trouble)
+        self.unavailable = error
 
     def _note_recovery(self) -> None:
         if self.unavailable is not None:
@@ -354,9 +356,7 @@ class Writer:
     async def _keep_results(self, batch: Batch, error: StoreUnavailable) -> None:
         """Fails whoever waits; results are known, and wait for the store to come back."""
         self._fail(batch, error)
-        if self.unavailable is None:
-            log.error("store.unavailable", error=str(error))
-        self.unavailable = str(error)
+        self._note_trouble(error)
         self._results.extendleft(reversed(batch.results))
         if batch.results:
             with suppress(TimeoutError):
@@ -373,7 +373,7 @@ class Writer:
         for _ in range(_TRIES):
             with suppress(TransactionConflict):
                 return await self._try_to_commit(batch)
-        raise StoreUnavailable("other transactions stood in the way again and again; try again in a moment")
+        raise StoreUnavailable("other transactions stood in the way again and again; try again in a moment", StoreTrouble.LOCKED)
 
     async def _try_to_commit(self, batch: Batch) -> tuple[FannedOut, Effects]:
         made = FannedOut()
@@ -401,3 +401,7 @@ class Writer:
         self._fan_out.committed(made, effects)
         for listener in self._listeners:
             listener(made.fresh, batch.results, effects)
+
+
+def _silence() -> StoreUnavailable:
+    return StoreUnavailable("the store does not answer in time", StoreTrouble.SLOW)

@@ -46,17 +46,19 @@ class Call:
 
 
 def command(trace: Path) -> list[str]:
-    """The first words of a command line whose system calls go to the file *trace*.
+    """The first words of a command line whose system calls go to the file *trace*. See `require_strace`."""
+    require_strace("whether answers wait for the disk was not checked")
+    names = ",".join(sorted(_READS | _WRITES | _STORES | SYNCS))
+    return ["strace", "-f", "-y", "-s", "24", "-e", f"trace={names}", "-e", "signal=none", "-o", str(trace)]
 
-    Skips the test when strace cannot be used here, which CI does not allow.
-    """
+
+def require_strace(what: str) -> None:
+    """Skips the test, saying *what* was left out, when strace cannot be used here; CI does not allow that."""
     reason = _unusable()
     if reason is not None and os.environ.get("CI"):
         pytest.fail(f"{reason}, and CI may leave out nothing")
     if reason is not None:
-        pytest.skip(f"{reason}: whether answers wait for the disk was not checked")
-    names = ",".join(sorted(_READS | _WRITES | _STORES | SYNCS))
-    return ["strace", "-f", "-y", "-s", "24", "-e", f"trace={names}", "-e", "signal=none", "-o", str(trace)]
+        pytest.skip(f"{reason}: {what}")
 
 
 def _unusable() -> str | None:

@@ -12,7 +12,7 @@ from gateway.version import VERSION
 from tests.postgres import PostgresServer
 from tests.receiver import Receiver, hang
 from tests.system.gateway_process import Installation, PostgresDatabase, SqliteFile
-from tests.system.test_storage_trouble import limit_files_to
+from tests.system.trouble import limit_files_to
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreTrouble, StoreUnavailable
 
 # Parameters of a URL that name files; what the environment says for one that is not there has the same name behind PG.
 _FILES = ("sslrootcert", "sslcrl", "sslcert", "sslkey")
@@ -44,7 +44,7 @@ def refusal(error: Exception, url: str) -> StoreUnavailable | None:
             sentence = _about_way(error, url)
         case ValueError() | LookupError():
             sentence = _URL
-    return None if sentence is None else StoreUnavailable(sentence)
+    return None if sentence is None else StoreUnavailable(sentence, StoreTrouble.UNREACHABLE)
 
 
 def _about_url(words: str) -> str:

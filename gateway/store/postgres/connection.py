@@ -15,7 +15,7 @@ import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
 from gateway import settings
-from gateway.errors import StoreUnavailable, TransactionConflict
+from gateway.errors import StoreTrouble, StoreUnavailable, TransactionConflict
 from gateway.store import queries
 from gateway.store.postgres.connecting import refusal
 
@@ -95,11 +95,32 @@ def translated() -> Iterator[None]:
     except _FAULTS:
         raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise StoreUnavailable(f"the store does not answer: {error}") from error
+        raise StoreUnavailable(f"the store does not answer: {error}", _trouble(error)) from error
     except TimeoutError as error:
-        raise StoreUnavailable("the store does not answer in time") from error
+        raise StoreUnavailable("the store does not answer in time", StoreTrouble.SLOW) from error
     except OSError as error:
-        raise StoreUnavailable(f"the store cannot be reached: {error.strerror or type(error).__name__}") from error
+        sentence = f"the store cannot be reached: {error.strerror or type(error).__name__}"
+        raise StoreUnavailable(sentence, StoreTrouble.UNREACHABLE) from error
+
+
+def _trouble(error: Exception) -> StoreTrouble:
+    match error:
+        case asyncpg.DiskFullError():
+            return StoreTrouble.FULL
+        case asyncpg.ReadOnlySQLTransactionError():
+            return StoreTrouble.READ_ONLY
+        case asyncpg.QueryCanceledError():  # by `statement_timeout`
+            return StoreTrouble.SLOW
+        case asyncpg.PostgresIOError() | asyncpg.DataCorruptedError() | asyncpg.IndexCorruptedError():
+            return StoreTrouble.DAMAGED
+        case (
+            asyncpg.PostgresConnectionError()
+            | asyncpg.OperatorInterventionError()  # it is being stopped, or is starting
+            | asyncpg.TooManyConnectionsError()
+            | asyncpg.InterfaceError()  # the connection is gone
+        ):
+            return StoreTrouble.UNREACHABLE
+    return StoreTrouble.OTHER
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ class _Pace:
 def _copy(source: Connection, draft: Path, pace: _Pace) -> None:
     def after_step(_status: int, _remaining: int, _total: int) -> None:
         # Little by little: all at once in the end would keep the disk from every commit for as long as it takes.
-        pace.after_step(lambda: _sync(draft))
+        pace.after_step(lambda: sync(draft))
         if not source.is_open:  # a commit has failed, and the next one began on another connection
             raise _BrokenOff
 
@@ -184,16 +184,17 @@ def _verify(draft: Path, stop: _Stop) -> None:
 
 def _publish(draft: Path, target: Path) -> int:
     """Gives *draft* its name, once it is on disk; its size."""
-    _sync(draft)
+    sync(draft)
     size = draft.stat().st_size
     # A hard link would not overwrite what has come there this very moment, but not every file system has them.
     _check_free(target)
     draft.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     return size
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Returns once what is in the file, or the folder, is on disk."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)

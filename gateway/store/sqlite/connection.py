@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import aiosqlite
 
-from gateway.errors import StoreLocked, StoreUnavailable
+from gateway.errors import StoreLocked, StoreTrouble, StoreUnavailable
 
 READ_SECONDS = 1.0
 """A read that takes longer is ended."""
@@ -37,6 +37,17 @@ PRAGMA cache_size = -16384;
 PRAGMA trusted_schema = OFF;
 PRAGMA busy_timeout = 1000;
 """
+_TROUBLES = {
+    sqlite3.SQLITE_FULL: StoreTrouble.FULL,
+    sqlite3.SQLITE_READONLY: StoreTrouble.READ_ONLY,
+    sqlite3.SQLITE_BUSY: StoreTrouble.LOCKED,
+    sqlite3.SQLITE_LOCKED: StoreTrouble.LOCKED,
+    sqlite3.SQLITE_IOERR: StoreTrouble.DAMAGED,
+    sqlite3.SQLITE_CANTOPEN: StoreTrouble.DAMAGED,
+    sqlite3.SQLITE_CORRUPT: StoreTrouble.DAMAGED,
+    sqlite3.SQLITE_NOTADB: StoreTrouble.DAMAGED,
+    sqlite3.SQLITE_INTERRUPT: StoreTrouble.SLOW,
+}
 _CACHED_STATEMENTS = 256
 _ROWS_AT_ONCE = 64
 _STEPS_BETWEEN_LOOKS = 10_000  # of SQLite's virtual machine; under a millisecond
@@ -50,7 +61,9 @@ def translated() -> Iterator[None]:
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise
     except sqlite3.Error as error:
-        raise StoreUnavailable(f"the store does not answer: {error}") from error
+        # The driver gives the extended code, whose lowest byte is the kind.
+        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        raise StoreUnavailable(f"the store does not answer: {error}", _TROUBLES.get(code, StoreTrouble.OTHER)) from error
     except ValueError as error:
         if str(error) in {"Connection closed", "no active connection"}:
             raise StoreUnavailable("the store is closed") from error
@@ -152,6 +165,12 @@ class Reader:
         with translated():
             return await self._connection.snapshot(statements)
 
+    @property
+    def connection(self) -> Connection:
+        """For one who sees to it that nobody reads meanwhile; nothing ends what it does."""
+        self._deadline = float("inf")
+        return self._connection
+
     async def close(self) -> None:
         """Closes the connection."""
         self._deadline = float("inf")
@@ -184,6 +203,13 @@ class FileLock:
         os.truncate(self._file, 0)
         os.write(self._file, f"{os.getpid()}\n".encode())
         return self
+
+    def renew(self) -> None:
+        """Locks anew when the lock's file was deleted. Raises StoreLocked when another process was quicker."""
+        if self._file is not None and not self._path.exists():
+            held, self._file = self._file, None
+            os.close(held)
+            self.__enter__()
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:

@@ -52,6 +52,16 @@ class SqliteLog:
         while self._readers:
             await self._readers.pop().close()
 
+    async def take_readers(self) -> None:
+        """Waits until nobody reads; whoever wants to from now on waits for `open_log`."""
+        for _ in self._readers:
+            await self._idle.get()
+
+    def give_readers_back(self) -> None:
+        """What `take_readers` took."""
+        for reader in self._readers:
+            self._idle.put_nowait(reader)
+
     @asynccontextmanager
     async def _reader(self) -> AsyncIterator[Reader]:
         reader = await self._idle.get()

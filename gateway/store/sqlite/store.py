@@ -20,12 +20,14 @@ from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
 from gateway.store.sqlite import backup, rows
 from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
 from gateway.store.sqlite.log import SqliteLog
+from gateway.store.sqlite.place import Place, Standing, moved
 from gateway.store.sqlite.transaction import ExpiryCursor, SqliteTransaction
 
 log = structlog.get_logger()
 
 DIALECT = "sqlite"
 _REOPEN_SECONDS = 0.25
+_WATCH_SECONDS = 1.0  # between looks at the place of the file while nothing is stored
 _MIGRATIONS_TABLE = """
 CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT
 """
@@ -43,6 +45,8 @@ class SqliteStore(SqliteLog):
     def __init__(self, path: Path, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:
         super().__init__(queries.load(DIALECT))
         self._path = path
+        self._place = Place(path)
+        self._lock = FileLock(path)
         self._connect = connect
         self._writer: Connection | None = None
         self._turn = asyncio.Lock()  # the writing connection has one user at a time: a transaction, or a claim
@@ -64,8 +68,7 @@ class SqliteStore(SqliteLog):
             path.parent.mkdir(parents=True, exist_ok=True)
             # It holds secrets: for its owner only, and SQLite gives the files beside it the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            lock = FileLock(path)
-            store._close.enter_context(lock)
+            store._close.enter_context(store._lock)
         except OSError as error:
             raise StoreUnavailable(f"the store {path} cannot be opened: {error.strerror}") from error
         async with store._close:
@@ -75,10 +78,67 @@ class SqliteStore(SqliteLog):
             store._close.push_async_callback(store.close_log)
             await store.open_log(path)
             store._close.push_async_callback(store._end_backup)
+            store._place.note()
+            # No task group: what ends the block is to reach the caller as it is.
+            watch = asyncio.create_task(store._watch_place(), name="place of the store")
+            store._close.push_async_callback(store._end_watch, watch)
             yield store
+
+    # The place of the file
+
+    async def _watch_place(self) -> None:
+        """Sees to the file also while nothing is stored."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._place.standing() is Standing.EMPTY:
+                async with self._turn:
+                    with contextlib.suppress(StoreUnavailable):  # whoever stores something hears of it
+                        await self._keep_place()
+
+    async def _keep_place(self) -> None:
+        """Puts the file back when it was deleted. For one who has the turn. Raises StoreUnavailable while nothing can be
+        stored in its place."""
+        standing = self._place.standing()
+        if standing is Standing.OURS:
+            return
+        if standing is Standing.TAKEN:
+            raise moved(f"another file is at {self._path} now: put back what was there, or restart the gateway on what is there")
+        log.error("store.deleted", path=str(self._path))
+        await self.take_readers()
+        try:
+            await self._place.put_back(self._readers[0].connection)
+        except StoreUnavailable:
+            self.give_readers_back()
+            raise
+        # All of them, before any is opened anew: they share what lay beside the old file.
+        await self._reopen()
+        self._lock.renew()
+        log.warning("store.put_back", path=str(self._path))
+
+    async def _reopen(self) -> None:
+        """Opens every connection anew. Nobody can do anything before that has worked."""
+        while True:
+            await self._close_writer()
+            await self.close_log()
+            try:
+                self._writer = await self._connect(self._path)
+                await self.open_log(self._path)
+            except StoreUnavailable as error:
+                log.warning("store.not_reopened", error=str(error))
+                await asyncio.sleep(_REOPEN_SECONDS)
+            else:
+                self._place.note()
+                return
+
+    async def _end_watch(self, watch: "asyncio.Task[None]") -> None:
+        async with self._turn:  # not in the middle of putting the file back
+            watch.cancel()
+        await asyncio.wait([watch])
 
     async def _connection(self) -> Connection:
         if self._writer is None:
+            if self._place.is_noted and self._place.standing() is not Standing.OURS:
+                raise moved("it is not opened anew before it is back")
             self._writer = await self._connect(self._path)
         return self._writer
 
@@ -132,6 +192,7 @@ class SqliteStore(SqliteLog):
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[SqliteTransaction]:
         expiry_before = self._expiry.after
+        await self._keep_place()
         try:
             with translated():
                 transaction = SqliteTransaction(await self._connection(), self._sql, batch=self._batch + 1, expiry=self._expiry)
