@@ -23,9 +23,9 @@ Trouble = Callable[[Installation], AbstractAsyncContextManager[None]]
 @contextlib.contextmanager
 def small_disk(at: Path, *, mebibytes: int) -> Iterator[Path]:
     """A file system at the folder *at*, in memory. Skips the test where none can be mounted, which CI does not allow."""
-    at.mkdir()
+    at.mkdir(exist_ok=True)
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0700", "small", at], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0755", "small", at], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"needs a small disk: {mounted.stderr.decode().strip()}")
@@ -37,14 +37,21 @@ def small_disk(at: Path, *, mebibytes: int) -> Iterator[Path]:
 
 @contextlib.asynccontextmanager
 async def full(installation: Installation) -> AsyncIterator[None]:
-    """Not a byte is left on the disk."""
-    filler = installation.store.with_name("filler")
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        for block in (2**16, 2**12, 1):
+    """Not a byte is left on the disk of the store."""
+    with filled(installation.store.parent):
+        yield
+
+
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """Not a byte is left on the *disk*."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for block in (2**20, 2**12, 1):
             with contextlib.suppress(OSError):
                 while True:
                     file.write(b"x" * block)
-    assert shutil.disk_usage(installation.store.parent).free == 0
+    assert shutil.disk_usage(disk).free == 0
     yield
     filler.unlink()
 
