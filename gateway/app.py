@@ -32,7 +32,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
 from gateway.errors import GatewayError
 from gateway.ids import IdMaker
-from gateway.model import BUCKETS, AcceptedEvent, DueDelivery, Endpoint, Event, Mode, NodeStanding, Result, Tenant
+from gateway.model import BUCKETS, AcceptedEvent, Actor, DueDelivery, Endpoint, Event, Mode, NodeStanding, Result, Tenant
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -116,8 +116,9 @@ class Gateway:
             unswept=store.unswept_endpoints,
             clock=clock,
             retention_days=settings.retention.days,
+            audit_days=settings.retention.audit_days,
             test_seconds=2 * settings.delivery.timeout_seconds + _LONGEST_COMMITS_SECONDS,
-            drain_used_keys=self._authenticator.drain_used,
+            used_keys=self._authenticator,
             leads=self._node.leads,
         )
         self._parts = self._make_parts(catalogue, cursor_key)
@@ -266,6 +267,17 @@ class Gateway:
 
     def _committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
         self._registry_changed(effects)
+        for entry in effects.audited:
+            tenant = entry.tenant
+            log.info(
+                "audit.recorded",
+                action=entry.action,
+                target_id=entry.target_id,
+                actor=entry.actor.id,
+                address=entry.actor.address,
+                organization_id=tenant and tenant.organization_id,
+                mode=tenant and tenant.mode,
+            )
         self._metrics.committed(len(fresh), results, effects.fenced)
 
     def _heard(self, news: News) -> None:
@@ -325,7 +337,7 @@ class Gateway:
             at=at,
         )
         most = self.settings.limits.endpoints_per_organization
-        return await self._writer.change(CreateEndpoint(endpoint, "process", most))
+        return await self._writer.change(CreateEndpoint(endpoint, Actor("process"), most))
 
     # HTTP
 

@@ -29,6 +29,13 @@ class Tenant(msgspec.Struct, frozen=True, order=True, gc=False):
         return self.mode is Mode.LIVE
 
 
+class Actor(msgspec.Struct, frozen=True, gc=False):
+    """Who changes something, and from where."""
+
+    id: str  # a key's, or "operator" (at this machine), "process" (who has the gateway in process), "gateway" (by itself)
+    address: str | None = None  # of the client; None: this machine
+
+
 OPERATIONS = Tenant("$operations", Mode.LIVE)
 """The gateway's own: what it has to tell its operator are events of this tenant. No key is of it, and nobody publishes to it."""
 
@@ -102,7 +109,7 @@ class Revision(msgspec.Struct, frozen=True, gc=False):
     events: tuple[str, ...]
     is_active: bool
     cause: RevisionCause
-    actor: str  # a key's id, "operator" or "gateway"
+    actor: str  # the id of an `Actor`
     at: Timestamp
 
 
@@ -295,6 +302,7 @@ class Resource(StrEnum):
     EVENT = "event"
     DELIVERY = "delivery"
     KEY = "key"
+    AUDIT = "audit"  # only to be read
 
 
 class Verb(StrEnum):
@@ -320,6 +328,33 @@ class ApiKey(msgspec.Struct, frozen=True, gc=False):
 
     def __repr__(self) -> str:
         return f"ApiKey({self.id!r}, prefix={self.prefix!r})"
+
+
+class AuditAction(StrEnum):
+    """What somebody did."""
+
+    WEBHOOK_CREATED = "webhook.created"
+    WEBHOOK_UPDATED = "webhook.updated"
+    WEBHOOK_ENABLED = "webhook.enabled"  # with it, other fields may have been updated
+    WEBHOOK_DISABLED = "webhook.disabled"  # likewise; `disabledReason` says why
+    WEBHOOK_DELETED = "webhook.deleted"
+    DELIVERY_RETRIED = "delivery.retried"
+    KEY_CREATED = "key.created"
+    KEY_REVOKED = "key.revoked"
+    ORGANIZATION_PINNED = "organization.pinned"  # or unpinned
+    BACKUP_CREATED = "backup.created"  # the target is its path
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who did what, when and from where. Never with a secret in it."""
+
+    id: str
+    tenant: Tenant | None  # None: it concerns none, or all of an organization, or everybody
+    at: Timestamp
+    actor: Actor
+    action: str  # an `AuditAction`; of a later version perhaps
+    target_id: str  # of what was changed
+    changes: Mapping[str, object]  # by field, as JSON has it
 
 
 class Organization(msgspec.Struct, frozen=True, gc=False):

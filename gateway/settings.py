@@ -138,6 +138,7 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long history is kept."""
 
     days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    audit_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
 
 
 class Events(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from gateway.clock import Timestamp
 from gateway.egress.sender import Answer, Sender
 from gateway.model import (
     AcceptedEvent,
+    Actor,
     ApiKey,
     Attempt,
     AttemptError,
@@ -29,6 +30,7 @@ from gateway.model import (
     Verdict,
 )
 
+ACTOR = Actor("key_1", "198.51.100.7")
 START: Timestamp = 1_774_449_000_000  # 2026-03-25T14:30:00.000Z
 API_VERSION = "2026-08-27"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

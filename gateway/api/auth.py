@@ -1,7 +1,7 @@
 """Who asks, and for which tenant."""
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -65,6 +65,10 @@ class Authenticator:
         """When each key was last used, of those used since the last call."""
         used, self._used = self._used, {}
         return used
+
+    def give_back_used(self, used: Mapping[str, Timestamp]) -> None:
+        """*used* could not be stored, and is to be told again."""
+        self._used = {**used, **self._used}
 
 
 def _principal(key: ApiKey) -> Principal:

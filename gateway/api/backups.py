@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import structlog
 from msgspec import UnsetType
 
 from gateway.api.dialects import Answer
@@ -10,6 +11,10 @@ from gateway.api.operations import Call, Operation, TenantIn
 from gateway.api.parts import ApiParts
 from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
 from gateway.errors import BackupRefused, StoreUnavailable
+from gateway.model import AuditAction
+from gateway.registry.audit import Note
+
+log = structlog.get_logger()
 
 MAX_PATH = 4_095
 """Bytes that a path may have: PATH_MAX, limits.h, without the NUL at its end."""
@@ -70,4 +75,12 @@ class Backups:
             # Whoever asks is the operator: why it failed is for him.
             raise Problem(UNAVAILABLE, str(error), headers=[("Retry-After", str(error.retry_after_seconds))]) from error
         seconds = round(self._parts.clock.monotonic() - began, 3)
+        await self._note(call, path)
         return call.dialect.one(BackupView(path=path, bytes=size, seconds=seconds), status=201)
+
+    async def _note(self, call: Call, path: str) -> None:
+        """Writes down whose backup it is. The backup is there, whether the store can take that or not."""
+        try:
+            await self._parts.writer.change(Note(AuditAction.BACKUP_CREATED, path, call.actor, call.now))
+        except StoreUnavailable as error:
+            log.warning("audit.missed", action=AuditAction.BACKUP_CREATED, target_id=path, actor=call.actor.id, error=str(error))

@@ -20,10 +20,8 @@ class ClientAddresses:
         Each proxy adds the one that it was asked by at the end of X-Forwarded-For (as de facto standard; RFC 7239, section 5.2
         means the same): from the end on, the first that is no trusted proxy is the client, whatever it has written before.
         """
-        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
-        if not isinstance(peer, tuple):
-            return None
-        client = _address(str(peer[0]))
+        # As of the request's beginning: whoever has hung up since has been somewhere, too.
+        client = _address(request.remote or "")
         if client is None:
             return None
         for text in reversed(",".join(request.headers.getall("X-Forwarded-For", ())).split(",")):

@@ -185,7 +185,7 @@ class Deliveries:
 
     async def retry(self, call: Call) -> Answer:
         call.check()
-        change = QueueRetry(self._parts.ids.next(ids.RETRY), call.tenant, _id(call))
+        change = QueueRetry(self._parts.ids.next(ids.RETRY), call.tenant, _id(call), call.actor, call.now)
         return await commit(
             self._parts.writer, change, lambda delivery: call.dialect.one(delivery_view(delivery), 202), call.ticket
         )

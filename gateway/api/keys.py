@@ -15,8 +15,8 @@ from gateway.api.parts import ApiParts
 from gateway.api.problems import forbidden, not_found
 from gateway.api.validation import Body
 from gateway.clock import DAY, Timestamp, isoformat
-from gateway.model import ApiKey, Resource, Tenant, Verb
-from gateway.registry.keys import PERMISSIONS, AddKey, RevokeKey, make_key
+from gateway.model import ApiKey, Resource, Tenant
+from gateway.registry.keys import PERMISSIONS, VERBS, AddKey, RevokeKey, make_key
 
 MAX_NAME = 100
 MAX_DAYS = 3_650
@@ -132,7 +132,7 @@ class Keys:
         text, key = make_key(key_id, tenant=tenant, permissions=permissions, name=name or None, at=at)
         return await commit(
             self._parts.writer,
-            AddKey(replace(key, expires_at=expires_at)),
+            AddKey(replace(key, expires_at=expires_at), call.actor),
             lambda made: call.dialect.one(key_view(made, text), 201),
             call.ticket,
         )
@@ -141,7 +141,7 @@ class Keys:
         call.check()
         if not is_id(call.id):
             raise not_found("API key", call.id)
-        gone = await self._parts.writer.change(RevokeKey(call.id, call.named_tenant, call.now))
+        gone = await self._parts.writer.change(RevokeKey(call.id, call.named_tenant, call.actor, call.now))
         return call.dialect.one(DeletedKeyView(id=gone.id))
 
 
@@ -176,8 +176,11 @@ def _permissions(body: Body) -> tuple[str, ...] | None:
     for resource, verbs in value.items():
         if resource not in set(Resource):
             body.refuse(f"permissions.{resource}", f"is not a resource; those are {', '.join(Resource)}")
-        elif not isinstance(verbs, list) or not verbs or any(verb not in list(Verb) for verb in verbs):
-            body.refuse(f"permissions.{resource}", f"must be an array of {' or '.join(Verb)}, or both")
+            continue
+        allowed = VERBS[Resource(resource)]
+        if not isinstance(verbs, list) or not verbs or any(verb not in allowed for verb in verbs):
+            both = ", or both" if len(allowed) > 1 else " alone"
+            body.refuse(f"permissions.{resource}", f"must be an array of {' or '.join(allowed)}{both}")
         else:
             named.update(f"{resource}:{verb}" for verb in verbs)
     return tuple(permission for permission in PERMISSIONS if permission in named)

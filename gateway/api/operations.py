@@ -13,7 +13,7 @@ from gateway.api.parameters import Parameters
 from gateway.api.problems import Fault, invalid
 from gateway.api.validation import Body
 from gateway.clock import Timestamp
-from gateway.model import Tenant
+from gateway.model import Actor, Tenant
 from gateway.settings import KIB
 
 PREFIXES = ("", "/api/v1")
@@ -48,6 +48,7 @@ class Call(msgspec.Struct):
     faults: list[Fault]
     named_tenant: Tenant | None  # None: not named (yet), or everybody
     ticket: Ticket | None  # of a request with an `Idempotency-Key`
+    client_address: Callable[[], str | None]  # looked up only for what changes something
 
     @property
     def tenant(self) -> Tenant:
@@ -57,8 +58,9 @@ class Call(msgspec.Struct):
         return self.named_tenant
 
     @property
-    def actor(self) -> str:
-        return self.principal.actor
+    def actor(self) -> Actor:
+        """Who is on record as having done it."""
+        return Actor(self.principal.actor, self.client_address())
 
     def read_body(self, *, null_is_absent: bool = False) -> Body:
         """The body as an object. A tenant's key may name no other tenant in it."""

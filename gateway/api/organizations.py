@@ -76,7 +76,7 @@ class Organizations:
         call.check()
         if isinstance(version, UnsetType) or not is_organization_id(call.id):
             raise not_found("organization", call.id)
-        change = PinOrganization(Organization(call.id, version))
+        change = PinOrganization(Organization(call.id, version), call.actor, call.now)
         return await commit(self._parts.writer, change, lambda pinned: call.dialect.one(_view(pinned)), call.ticket)
 
 

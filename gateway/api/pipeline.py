@@ -5,6 +5,7 @@ Route (404), method (405), who asks (401), how often (429), may they (403), cont
 (404, 409).
 """
 
+import functools
 from collections.abc import Sequence
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from multidict import CIMultiDictProxy, MultiDict
 from gateway.api import problems
 from gateway.api.auth import Principal, tenant_of
 from gateway.api.boundary import ACTOR, DIALECT, respond
+from gateway.api.client_address import ClientAddresses
 from gateway.api.dialects import Answer, Dialects
 from gateway.api.idempotency import Idempotency, Ticket, identify
 from gateway.api.operations import PREFIXES, Call, Operation, TenantIn
@@ -37,6 +39,7 @@ class Pipeline:
         self._dialects = dialects
         self._idempotency = Idempotency(parts.log)
         self._limiter = parts.limiter
+        self._addresses = ClientAddresses(parts.settings.http.trusted_proxies)
 
     async def run(self, operation: Operation, request: web.Request) -> web.Response:
         """The answer of *operation*. Raises Problem and GatewayError."""
@@ -70,7 +73,9 @@ class Pipeline:
             if tenant is not None and version is None and organization_id is None:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
             id_ = request.match_info.get("id", "")
-            answer = await operation.handler(Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket))
+            address = functools.partial(self._addresses.of, request)
+            call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address)
+            answer = await operation.handler(call)
             is_answered = True
         finally:
             if ticket is not None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import HttpVersion11, hdrs, web
 
+from gateway.api.audit_log import AuditLog
 from gateway.api.auth import Principal
 from gateway.api.backups import Backups
 from gateway.api.boundary import BOUNDARY, Boundary, method_not_allowed
@@ -32,7 +33,7 @@ __all__ = ["ApiParts", "build_application", "operations"]
 
 def operations(parts: ApiParts) -> list[Operation]:
     """All that the API can do."""
-    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations, Nodes, Backups)
+    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations, AuditLog, Nodes, Backups)
     return [operation for noun in nouns for operation in noun(parts).operations()]
 
 

@@ -16,12 +16,13 @@ _FAMILIES = {
     "deliveries": "Show deliveries and retry them.",
     "keys": "Create, list and revoke API keys.",
     "organizations": "List organizations and pin their API version.",
+    "audit-log": "List who changed what.",
     "nodes": "List the nodes that share the store.",
     "backup": "Copy the store into a file, also while a gateway runs on it.",
     "verify": "Verify a received webhook's signatures.",
     "copy": "Move everything from the embedded store into a PostgreSQL.",
 }
-"""Modules of this package, each with a `command`, and a line for each so that showing them loads none."""
+"""Modules of this package (with `_` for `-`), each with a `command`, and a line for each so that showing them loads none."""
 
 
 class Program(click.Group):
@@ -33,7 +34,7 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         if cmd_name not in _FAMILIES:
             return None
-        command: click.Command = importlib.import_module(f"gateway.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"gateway.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

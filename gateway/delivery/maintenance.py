@@ -3,7 +3,8 @@ nodes share a store, what concerns all of it is done by the one that leads."""
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -65,6 +66,15 @@ class ForgetAnswers(msgspec.Struct, frozen=True):
         return await transaction.forget_answers(self.at, limit=PRUNE_STEP) == PRUNE_STEP
 
 
+class ForgetAuditEntries(msgspec.Struct, frozen=True):
+    """Deletes old entries of the audit log; whether there may be more."""
+
+    before: Timestamp
+
+    async def apply(self, transaction: Transaction) -> bool:
+        return await transaction.forget_audit_entries(self.before, limit=PRUNE_STEP) == PRUNE_STEP
+
+
 class InterruptTests(msgspec.Struct, frozen=True):
     """Fails the tests made before *before* that were under way when their node went down."""
 
@@ -73,6 +83,16 @@ class InterruptTests(msgspec.Struct, frozen=True):
 
     async def apply(self, transaction: Transaction) -> int:
         return await transaction.interrupt_tests(self.before, self.at)
+
+
+class UsedKeys(Protocol):
+    """Who knows when keys were last used."""
+
+    def drain_used(self) -> dict[str, Timestamp]:
+        """When each key was last used, of those used since the last call."""
+
+    def give_back_used(self, used: Mapping[str, Timestamp]) -> None:
+        """*used* is still to be stored."""
 
 
 class Maintenance:
@@ -85,8 +105,9 @@ class Maintenance:
         unswept: Callable[[], Awaitable[Sequence[Endpoint]]],
         clock: Clock,
         retention_days: int,
+        audit_days: int,
         test_seconds: float,
-        drain_used_keys: Callable[[], dict[str, Timestamp]],
+        used_keys: UsedKeys,
         leads: Callable[[], bool],
     ) -> None:
         """*unswept* reads the endpoints that still have something to sweep; a test that is not on record as ended after
@@ -97,7 +118,9 @@ class Maintenance:
         self._leads = leads
         self._clock = clock
         self._retention = retention_days * DAY
-        self._drain_used_keys = drain_used_keys
+        self._audit_retention = audit_days * DAY
+        self._used_keys = used_keys
+        self._touch_keys_at: Timestamp = 0
         self._unswept: deque[Endpoint] = deque()
         self._wake = asyncio.Event()
         self._tidy_up_at: Timestamp = 0
@@ -128,16 +151,23 @@ class Maintenance:
         while self._unswept:
             if not await self._changer.change(Sweep(self._unswept[0])):
                 self._unswept.popleft()
-        await self.touch_keys()
+        if self._clock.steady() >= self._touch_keys_at:
+            # Not whenever there is something to sweep: each key is written once a minute at most.
+            await self.touch_keys()
+            self._touch_keys_at = self._clock.steady() + MINUTE
         if self._clock.steady() >= self._tidy_up_at and self._leads():
             await self._tidy_up()
             self._tidy_up_at = self._clock.steady() + HOUR
-        await self._clock.wait(self._wake, self._clock.steady() + MINUTE)
+        await self._clock.wait(self._wake, self._touch_keys_at)
 
     async def touch_keys(self) -> None:
         """Stores when keys were last used."""
-        if used := self._drain_used_keys():
-            await self._changer.change(TouchKeys(used))
+        if used := self._used_keys.drain_used():
+            try:
+                await self._changer.change(TouchKeys(used))
+            except GatewayError:
+                self._used_keys.give_back_used(used)
+                raise
 
     async def _tidy_up(self) -> None:
         now = self._clock.now()
@@ -154,4 +184,6 @@ class Maintenance:
         while await self._changer.change(Prune(before - HOUR)):
             pass
         while await self._changer.change(ForgetAnswers(now)):
+            pass
+        while await self._changer.change(ForgetAuditEntries(now - self._audit_retention)):
             pass

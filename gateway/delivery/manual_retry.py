@@ -2,8 +2,10 @@
 
 import msgspec
 
+from gateway.clock import Timestamp
 from gateway.errors import DeliveryNotFound, EndpointNotFound
-from gateway.model import Delivery, Tenant
+from gateway.model import Actor, AuditAction, Delivery, Tenant
+from gateway.registry import audit
 from gateway.store.protocol import Transaction
 
 
@@ -16,6 +18,8 @@ class QueueRetry(msgspec.Struct, frozen=True):
     retry_id: str
     tenant: Tenant
     delivery_id: str
+    actor: Actor
+    at: Timestamp
 
     async def apply(self, transaction: Transaction) -> Delivery:
         delivery = await transaction.delivery(self.tenant, self.delivery_id)
@@ -25,4 +29,5 @@ class QueueRetry(msgspec.Struct, frozen=True):
         if endpoint is None:
             raise EndpointNotFound(f"the webhook {delivery.endpoint_id!r} of this delivery is deleted")
         await transaction.add_retry(self.retry_id, delivery, endpoint)
+        await audit.note(transaction, AuditAction.DELIVERY_RETRIED, delivery.id, tenant=self.tenant, actor=self.actor, at=self.at)
         return delivery

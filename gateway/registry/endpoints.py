@@ -1,5 +1,5 @@
-"""Changes of endpoints. Each writes a numbered revision in the same commit, and whatever takes an endpoint out of
-service raises its activation, which cancels what waits for it."""
+"""Changes of endpoints. Each writes a numbered revision and an entry of the audit log in the same commit, and whatever takes an
+endpoint out of service raises its activation, which cancels what waits for it."""
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -8,10 +8,11 @@ from msgspec.structs import replace
 from gateway import signing
 from gateway.clock import Timestamp
 from gateway.errors import EndpointNotFound, TooManyEndpoints
-from gateway.model import DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
+from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
+from gateway.registry import audit
 from gateway.store.protocol import Transaction
 
-GATEWAY_ACTOR = "gateway"
+GATEWAY_ACTOR = Actor("gateway")
 """The actor of what the gateway does by itself."""
 
 
@@ -82,13 +83,35 @@ def cancel_reason(endpoint: Endpoint) -> Reason:
     return Reason.ENDPOINT_DELETED if endpoint.deleted_at is not None else Reason.ENDPOINT_DISABLED
 
 
-async def _save(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> Endpoint:
-    endpoint = await _revised(transaction, endpoint, cause, actor, at)
-    await transaction.save_endpoint(endpoint)
-    return endpoint
+async def save(
+    transaction: Transaction,
+    before: Endpoint,
+    after: Endpoint,
+    cause: RevisionCause,
+    *,
+    actor: Actor,
+    at: Timestamp,
+    action: AuditAction | None = None,
+) -> Endpoint:
+    """Stores within *transaction* what has become of an endpoint; the endpoint as it is now. The audit log tells of *action*,
+    where that is more than the cause says."""
+    after = await _revised(transaction, after, cause, actor, at)
+    await transaction.save_endpoint(after)
+    gone = after.deleted_at is not None
+    await _note(transaction, action or AuditAction(f"webhook.{cause}"), before, None if gone else after, actor=actor, at=at)
+    return after
 
 
-async def _revised(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: str, at: Timestamp) -> Endpoint:
+async def _note(
+    transaction: Transaction, action: AuditAction, before: Endpoint | None, after: Endpoint | None, *, actor: Actor, at: Timestamp
+) -> None:
+    subject = after or before
+    if subject is not None:
+        changes = audit.endpoint_changes(before, after)
+        await audit.note(transaction, action, subject.id, tenant=subject.tenant, actor=actor, at=at, changes=changes)
+
+
+async def _revised(transaction: Transaction, endpoint: Endpoint, cause: RevisionCause, actor: Actor, at: Timestamp) -> Endpoint:
     """*endpoint* with the number of the revision that this adds."""
     number = await transaction.add_revision(
         Revision(
@@ -98,30 +121,34 @@ async def _revised(transaction: Transaction, endpoint: Endpoint, cause: Revision
             events=endpoint.events,
             is_active=endpoint.is_active,
             cause=cause,
-            actor=actor,
+            actor=actor.id,
             at=at,
         )
     )
     return replace(endpoint, revision=number)
 
 
-async def disable(transaction: Transaction, endpoint: Endpoint, reason: DisabledReason, *, actor: str, at: Timestamp) -> Endpoint:
+async def disable(
+    transaction: Transaction, endpoint: Endpoint, reason: DisabledReason, *, actor: Actor, at: Timestamp
+) -> Endpoint:
     """Takes *endpoint* out of service within *transaction*; the endpoint as it is now."""
-    return await _save(transaction, disabled(endpoint, reason, at), RevisionCause.DISABLED, actor, at)
+    return await save(transaction, endpoint, disabled(endpoint, reason, at), RevisionCause.DISABLED, actor=actor, at=at)
 
 
 class CreateEndpoint(msgspec.Struct, frozen=True):
     """Stores a new endpoint. Raises TooManyEndpoints."""
 
     endpoint: Endpoint
-    actor: str
+    actor: Actor
     most: int  # endpoints that the organization may have
 
     async def apply(self, transaction: Transaction) -> Endpoint:
         if await transaction.count_endpoints(self.endpoint.tenant.organization_id) >= self.most:
             raise TooManyEndpoints(f"the organization has {self.most} endpoints, which is the limit; delete one first")
-        endpoint = await _revised(transaction, self.endpoint, RevisionCause.CREATED, self.actor, self.endpoint.created_at)
+        at = self.endpoint.created_at
+        endpoint = await _revised(transaction, self.endpoint, RevisionCause.CREATED, self.actor, at)
         await transaction.add_endpoint(endpoint)
+        await _note(transaction, AuditAction.WEBHOOK_CREATED, None, endpoint, actor=self.actor, at=at)
         return endpoint
 
 
@@ -141,7 +168,7 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
     tenant: Tenant
     endpoint_id: str
     patch: EndpointPatch
-    actor: str
+    actor: Actor
     at: Timestamp
 
     async def apply(self, transaction: Transaction) -> Endpoint:
@@ -151,7 +178,7 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
         after, cause = self._patched(before)
         if after == before:
             return before
-        return await _save(transaction, after, cause, self.actor, self.at)
+        return await save(transaction, before, after, cause, actor=self.actor, at=self.at)
 
     def _patched(self, before: Endpoint) -> tuple[Endpoint, RevisionCause]:
         patch = self.patch
@@ -176,11 +203,12 @@ class DeleteEndpoint(msgspec.Struct, frozen=True):
 
     tenant: Tenant
     endpoint_id: str
-    actor: str
+    actor: Actor
     at: Timestamp
 
     async def apply(self, transaction: Transaction) -> Endpoint:
         before = await transaction.endpoint(self.tenant, self.endpoint_id)
         if before is None:
             raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
-        return await _save(transaction, deleted(before, self.at), RevisionCause.DELETED, self.actor, self.at)
+        after = deleted(before, self.at)
+        return await save(transaction, before, after, RevisionCause.DELETED, actor=self.actor, at=self.at)

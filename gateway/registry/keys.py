@@ -8,10 +8,14 @@ import msgspec
 
 from gateway.clock import DAY, Timestamp
 from gateway.errors import KeyNotFound
-from gateway.model import ApiKey, Resource, Tenant, Verb
+from gateway.model import Actor, ApiKey, AuditAction, Resource, Tenant, Verb
+from gateway.registry import audit
 from gateway.store.protocol import Transaction
 
-PERMISSIONS = tuple(f"{resource}:{verb}" for resource in Resource for verb in Verb)
+VERBS = {resource: tuple(Verb) if resource is not Resource.AUDIT else (Verb.READ,) for resource in Resource}
+"""What can be allowed of each resource. Nobody writes the audit log: it is written by what is done."""
+
+PERMISSIONS = tuple(f"{resource}:{verb}" for resource, verbs in VERBS.items() for verb in verbs)
 """Every permission that a restricted key can have."""
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -55,10 +59,21 @@ class AddKey(msgspec.Struct, frozen=True):
     """Stores a new key."""
 
     key: ApiKey
+    actor: Actor
 
     async def apply(self, transaction: Transaction) -> ApiKey:
-        await transaction.add_key(self.key)
-        return self.key
+        key = self.key
+        await transaction.add_key(key)
+        await audit.note(
+            transaction,
+            AuditAction.KEY_CREATED,
+            key.id,
+            tenant=key.tenant,
+            actor=self.actor,
+            at=key.created_at,
+            changes=audit.key_changes(None, key),
+        )
+        return key
 
 
 class RevokeKey(msgspec.Struct, frozen=True):
@@ -66,12 +81,22 @@ class RevokeKey(msgspec.Struct, frozen=True):
 
     key_id: str
     tenant: Tenant | None
+    actor: Actor
     at: Timestamp
 
     async def apply(self, transaction: Transaction) -> ApiKey:
         key = await transaction.revoke_key(self.key_id, self.tenant, self.at)
         if key is None:
             raise KeyNotFound(f"there is no API key {self.key_id!r}")
+        await audit.note(
+            transaction,
+            AuditAction.KEY_REVOKED,
+            key.id,
+            tenant=key.tenant,
+            actor=self.actor,
+            at=self.at,
+            changes=audit.key_changes(key, None),
+        )
         return key
 
 

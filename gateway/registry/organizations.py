@@ -2,7 +2,9 @@
 
 import msgspec
 
-from gateway.model import Organization
+from gateway.clock import Timestamp
+from gateway.model import Actor, AuditAction, Organization
+from gateway.registry import audit
 from gateway.store.protocol import Transaction
 
 MAX_ORGANIZATION_ID = 255
@@ -17,7 +19,22 @@ class PinOrganization(msgspec.Struct, frozen=True):
     """Pins an organization to an API version, or with None unpins it."""
 
     organization: Organization
+    actor: Actor
+    at: Timestamp
 
     async def apply(self, transaction: Transaction) -> Organization:
-        await transaction.pin_organization(self.organization)
-        return self.organization
+        organization = self.organization
+        before = await transaction.pinned_version(organization.id)
+        await transaction.pin_organization(organization)
+        if organization.api_version != before:
+            # It concerns both modes, and so none of the organization's tenants.
+            await audit.note(
+                transaction,
+                AuditAction.ORGANIZATION_PINNED,
+                organization.id,
+                tenant=None,
+                actor=self.actor,
+                at=self.at,
+                changes=audit.version_changes(before, organization.api_version),
+            )
+        return organization

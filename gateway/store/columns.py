@@ -1,14 +1,16 @@
 """What structs are stored as, by column: the same on every backend but for lists, which each stores in its own way."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from gateway.model import ApiKey, Endpoint, Revision, Tenant
+from gateway.model import Actor, ApiKey, AuditEntry, Endpoint, Mode, Revision, Tenant
 
 StoredList = Callable[[Sequence[str]], object]
 """How a backend stores a list of texts."""
 
+_changes = msgspec.json.Decoder(dict[str, object])
 _headers = msgspec.json.Decoder(dict[str, str])
 
 
@@ -78,3 +80,30 @@ def key_parameters(subject: ApiKey, stored: StoredList) -> dict[str, object]:
         "created_at": subject.created_at,
         "expires_at": subject.expires_at,
     }
+
+
+def audit_parameters(subject: AuditEntry) -> dict[str, object]:
+    return {
+        "id": subject.id,
+        "organization_id": subject.tenant.organization_id if subject.tenant else None,
+        "mode": subject.tenant.mode if subject.tenant else None,
+        "at": subject.at,
+        "actor": subject.actor.id,
+        "address": subject.actor.address,
+        "action": subject.action,
+        "target_id": subject.target_id,
+        "changes": msgspec.json.encode(subject.changes).decode(),
+    }
+
+
+def audit_entry(row: Sequence[Any]) -> AuditEntry:
+    """What `audit_parameters` has made, in the order of the table's columns."""
+    return AuditEntry(
+        id=row[0],
+        tenant=None if row[1] is None else Tenant(row[1], Mode(row[2])),
+        at=row[3],
+        actor=Actor(row[4], row[5]),
+        action=row[6],
+        target_id=row[7],
+        changes=_changes.decode(row[8]),
+    )

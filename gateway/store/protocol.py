@@ -16,6 +16,8 @@ from gateway.model import (
     AcceptedEvent,
     ApiKey,
     Attempt,
+    AuditAction,
+    AuditEntry,
     Delivery,
     DeliveryState,
     DueDelivery,
@@ -61,6 +63,16 @@ class DeliveryFilter(msgspec.Struct, frozen=True):
     event_id: str | None = None
     event_type: str | None = None
     state: DeliveryState | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+
+
+class AuditFilter(msgspec.Struct, frozen=True):
+    """Which entries of the audit log a list shows; None does not filter. `since` is inclusive, `until` exclusive, on `at`."""
+
+    actor: str | None = None  # an actor's id
+    action: AuditAction | None = None
+    target_id: str | None = None
     since: Timestamp | None = None
     until: Timestamp | None = None
 
@@ -123,6 +135,7 @@ class Effects(msgspec.Struct):
     retried_endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # those with a new retry by hand
     keys: list[ApiKey] = msgspec.field(default_factory=list)  # added or revoked, as they are now
     organizations: list[Organization] = msgspec.field(default_factory=list)  # pinned
+    audited: list[AuditEntry] = msgspec.field(default_factory=list)  # what somebody has done
     fenced: list[Result] = msgspec.field(default_factory=list)  # results that came after their lease had passed on
 
 
@@ -208,7 +221,7 @@ class Transaction(Protocol):
         store that keeps history by the day drops whole days that ended before *before*, apart from this transaction, and says
         *limit* while there is more to do, else 0."""
 
-    # Keys, organizations, idempotency
+    # Keys, organizations, the audit log, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
         """Stores a new key."""
@@ -219,8 +232,17 @@ class Transaction(Protocol):
     async def touch_keys(self, used: Collection[tuple[str, Timestamp]]) -> None:
         """Stores when keys were last used."""
 
+    async def pinned_version(self, organization_id: str) -> str | None:
+        """What the organization is pinned to. Nobody else pins it until the transaction ends."""
+
     async def pin_organization(self, organization: Organization) -> None:
         """Stores what an organization is pinned to."""
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None:
+        """Stores what somebody has done."""
+
+    async def forget_audit_entries(self, before: Timestamp, *, limit: int) -> int:
+        """Deletes up to *limit* entries of the audit log made before *before*; how many it was."""
 
     async def save_answer(self, answer: IdempotentAnswer) -> None:
         """Keeps the answer to an idempotent request, in place of its reservation or of one that has expired.
@@ -304,6 +326,9 @@ class Log(Protocol):
 
     async def all_keys(self) -> Sequence[ApiKey]:
         """Every key that is not revoked."""
+
+    async def audit_log(self, tenant: Tenant | None, only: AuditFilter, *, below: str | None, limit: int) -> Page[AuditEntry]:
+        """What was done in a tenant, or with None anywhere, with ids below *below*."""
 
     async def organizations(self) -> Sequence[Organization]:
         """The organizations that are pinned or have had an endpoint or a key, by id."""

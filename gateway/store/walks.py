@@ -5,7 +5,7 @@ from msgspec.structs import asdict
 from gateway import ids
 from gateway.clock import Timestamp
 from gateway.model import DeliveryState
-from gateway.store.protocol import DeliveryFilter, EventFilter
+from gateway.store.protocol import AuditFilter, DeliveryFilter, EventFilter
 
 ABOVE_ALL = "~"
 """Sorts after every id."""
@@ -17,7 +17,7 @@ def bounds(prefix: str, below: str | None, since: Timestamp | None, until: Times
     return {"below": min(top, below or ABOVE_ALL), "since": "" if since is None else ids.floor(prefix, since)}
 
 
-def is_filtered(only: EventFilter | DeliveryFilter) -> bool:
+def is_filtered(only: EventFilter | DeliveryFilter | AuditFilter) -> bool:
     """Whether rows are passed over; a span of time passes over none, since it bounds the walk itself."""
     return any(value is not None for name, value in asdict(only).items() if name not in {"since", "until"})
 

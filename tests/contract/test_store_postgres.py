@@ -51,7 +51,7 @@ from tests.contract.acts import (
     retry,
     save_endpoint,
 )
-from tests.fakes import EXHAUSTED, PATIENCE_SECONDS, START, due, endpoint, event, make_id, result, retry_at, tenant
+from tests.fakes import ACTOR, EXHAUSTED, PATIENCE_SECONDS, START, due, endpoint, event, make_id, result, retry_at, tenant
 from tests.postgres import PostgresServer
 from tests.tcp_proxy import TcpProxy
 
@@ -227,7 +227,7 @@ async def test_the_limit_of_endpoints_holds(one: PostgresStore, other: PostgresS
 
     async def create(store: PostgresStore) -> bool:
         try:
-            await change(store, CreateEndpoint(endpoint(), "key_1", 5))
+            await change(store, CreateEndpoint(endpoint(), ACTOR, 5))
         except TooManyEndpoints:
             return False
         return True

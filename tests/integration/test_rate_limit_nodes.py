@@ -13,7 +13,7 @@ from gateway.app import Gateway
 from gateway.model import Mode, Tenant
 from gateway.registry.keys import AddKey, make_key
 from gateway.settings import Limits, Settings, Store
-from tests.fakes import PATIENCE_SECONDS, START, make_id
+from tests.fakes import ACTOR, PATIENCE_SECONDS, START, make_id
 
 LIMIT = 20
 WINDOW_SECONDS = 2.0
@@ -29,7 +29,7 @@ async def serve(url: str) -> AsyncIterator[tuple[Gateway, str]]:
 
 async def add_key(gateway: Gateway) -> str:
     text, key = make_key(make_id(ids.API_KEY), tenant=Tenant("acme", Mode.LIVE), permissions=None, name=None, at=START)
-    await gateway._writer.change(AddKey(key))
+    await gateway._writer.change(AddKey(key, ACTOR))
     return text
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.api import problems
-from gateway.model import AttemptError, DeliveryState, DisabledReason, Reason
+from gateway.model import AttemptError, AuditAction, DeliveryState, DisabledReason, Reason
 from gateway.registry.keys import PERMISSIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -24,6 +24,13 @@ def test_operators_find_every_word_of_the_log(word: str):
 def test_api_users_find_every_state_and_permission(word: str):
     """The states of a delivery and what a permission speaks of are in the docs."""
     assert f"`{word}`" in API + RUNNING
+
+
+@pytest.mark.parametrize("word", AuditAction)
+def test_everybody_finds_every_action_of_the_audit_log(word: str):
+    """What the audit log may say is explained where operators look, and where users of the API do."""
+    assert f"`{word}`" in RUNNING
+    assert f"`{word}`" in API
 
 
 def test_api_users_find_every_error():

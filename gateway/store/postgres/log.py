@@ -11,6 +11,7 @@ from gateway.model import (
     AcceptedEvent,
     ApiKey,
     Attempt,
+    AuditEntry,
     Delivery,
     Endpoint,
     IdempotentAnswer,
@@ -24,7 +25,7 @@ from gateway.store.postgres import reservations, rows
 from gateway.store.postgres.cluster import PostgresCluster
 from gateway.store.postgres.connection import Database, Parameters, Row
 from gateway.store.postgres.days import day_of
-from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
+from gateway.store.protocol import SCAN_LIMIT, AuditFilter, DeliveryFilter, EventFilter, Page
 
 # A list is read along its index, however few rows the planner believes there are: sorting them would read them all.
 _IN_ORDER = "SET LOCAL enable_sort = off"
@@ -111,6 +112,16 @@ class PostgresLog:
         name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
         reach = {} if tenant is None else columns.tenant_parameters(tenant)
         return await self._page(name, {**reach, "below": below or walks.ABOVE_ALL}, limit, rows.key, lambda key: key.id)
+
+    async def audit_log(self, tenant: Tenant | None, only: AuditFilter, *, below: str | None, limit: int) -> Page[AuditEntry]:
+        parameters = {
+            **({} if tenant is None else columns.tenant_parameters(tenant)),
+            **asdict(only),
+            **walks.bounds(ids.AUDIT_ENTRY, below, only.since, only.until),
+        }
+        name = "audit_log_of_everybody" if tenant is None else "audit_log_of_tenant"
+        page = self._filtered_page if walks.is_filtered(only) else self._page
+        return await page(name, parameters, limit, columns.audit_entry, lambda entry: entry.id)
 
     # Single things
 

@@ -14,6 +14,7 @@ from gateway.model import (
     AcceptedEvent,
     ApiKey,
     AttemptError,
+    AuditEntry,
     Delivery,
     DeliveryState,
     DeliveryTrigger,
@@ -177,10 +178,13 @@ class PostgresTransaction:
 
     async def count_endpoints(self, organization_id: str) -> int:
         # Whoever counts is about to add one. The lock comes first, so that the count sees what the one before has added.
-        number = zlib.crc32(organization_id.encode()) - 2**31
-        await self._read("lock_organization", {"number": number}, of=())
+        await self._lock_organization(organization_id)
         ((count,),) = await self._read("count_endpoints", {"organization_id": organization_id}, of={"endpoints"})
         return int(count)
+
+    async def _lock_organization(self, organization_id: str) -> None:
+        number = zlib.crc32(organization_id.encode()) - 2**31
+        await self._read("lock_organization", {"number": number}, of=())
 
     async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
         found = await self._read("active_endpoints", columns.tenant_parameters(tenant), of={"endpoints"})
@@ -367,7 +371,7 @@ class PostgresTransaction:
         await self._partitions.ensure_ahead()
         return limit if await self._partitions.drop(before, limit=limit) else 0
 
-    # Keys, organizations, idempotency
+    # Keys, organizations, the audit log, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
         await self._write("add_key", columns.key_parameters(key, list), to=())
@@ -388,9 +392,22 @@ class PostgresTransaction:
             latest[key_id] = max(at, latest.get(key_id, at))
         await self._write("touch_keys", {"ids": list(latest), "at": list(latest.values())}, to=())
 
+    async def pinned_version(self, organization_id: str) -> str | None:
+        await self._lock_organization(organization_id)
+        found = await self._read("pinned_version", {"organization_id": organization_id}, of=())
+        return found[0][0] if found else None
+
     async def pin_organization(self, organization: Organization) -> None:
         await self._write("pin_organization", {"id": organization.id, "api_version": organization.api_version}, to=())
         self.effects.organizations.append(organization)
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None:
+        await self._write("add_audit_entry", columns.audit_parameters(entry), to=())
+        self.effects.audited.append(entry)
+
+    async def forget_audit_entries(self, before: Timestamp, *, limit: int) -> int:
+        below = ids.floor(ids.AUDIT_ENTRY, before)
+        return len(await self._write("forget_audit_entries", {"below": below, "limit": limit}, to=()))
 
     async def save_answer(self, answer: IdempotentAnswer) -> None:
         who = {"process_id": self._cluster.process_id, "process_ids": self._cluster.process_ids}

@@ -14,6 +14,7 @@ from gateway.model import (
     AcceptedEvent,
     ApiKey,
     Attempt,
+    AuditEntry,
     Delivery,
     Endpoint,
     IdempotentAnswer,
@@ -23,7 +24,7 @@ from gateway.model import (
     Tenant,
 )
 from gateway.store import columns, walks
-from gateway.store.protocol import SCAN_LIMIT, DeliveryFilter, EventFilter, Page
+from gateway.store.protocol import SCAN_LIMIT, AuditFilter, DeliveryFilter, EventFilter, Page
 from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Reader, open_reader
 
@@ -138,6 +139,16 @@ class SqliteLog:
         name = "keys_of_everybody" if tenant is None else "keys_of_tenant"
         reach = {} if tenant is None else columns.tenant_parameters(tenant)
         return await self._page(name, {**reach, "below": below or walks.ABOVE_ALL}, limit, rows.key, lambda key: key.id)
+
+    async def audit_log(self, tenant: Tenant | None, only: AuditFilter, *, below: str | None, limit: int) -> Page[AuditEntry]:
+        parameters = {
+            **({} if tenant is None else columns.tenant_parameters(tenant)),
+            **asdict(only),
+            **walks.bounds(ids.AUDIT_ENTRY, below, only.since, only.until),
+        }
+        name = "audit_log_of_everybody" if tenant is None else "audit_log_of_tenant"
+        is_filtered = walks.is_filtered(only)
+        return await self._page(name, parameters, limit, columns.audit_entry, lambda entry: entry.id, is_filtered=is_filtered)
 
     # Single things
 

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from gateway import ids
 from gateway.clock import Timestamp
 from gateway.model import (
     AcceptedEvent,
     ApiKey,
     AttemptError,
+    AuditEntry,
     Delivery,
     DeliveryState,
     DueDelivery,
@@ -263,13 +265,13 @@ class SqliteTransaction:
     async def prune(self, before: Timestamp, *, limit: int) -> int:
         old = await self._rows("old_events", {"before": before, "limit": limit})
         if old:
-            ids = {"event_ids": _encode([event_id for _, event_id in old]).decode()}
+            event_ids = {"event_ids": _encode([event_id for _, event_id in old]).decode()}
             for name in ("prune_attempts", "prune_retries", "prune_deliveries"):
-                self._write(name, ids)
+                self._write(name, event_ids)
             self._write("prune_events", {"rowids": _encode([rowid for rowid, _ in old]).decode()})
         return len(old)
 
-    # Keys, organizations, idempotency
+    # Keys, organizations, the audit log, idempotency
 
     async def add_key(self, key: ApiKey) -> None:
         self._write("add_key", columns.key_parameters(key, rows.stored_list))
@@ -288,9 +290,20 @@ class SqliteTransaction:
     async def touch_keys(self, used: Collection[tuple[str, Timestamp]]) -> None:
         self._write_each("touch_key", used)
 
+    async def pinned_version(self, organization_id: str) -> str | None:
+        row = await self._one("pinned_version", {"organization_id": organization_id})
+        return None if row is None else row[0]
+
     async def pin_organization(self, organization: Organization) -> None:
         self._write("pin_organization", {"id": organization.id, "api_version": organization.api_version})
         self.effects.organizations.append(organization)
+
+    async def add_audit_entry(self, entry: AuditEntry) -> None:
+        self._write("add_audit_entry", columns.audit_parameters(entry))
+        self.effects.audited.append(entry)
+
+    async def forget_audit_entries(self, before: Timestamp, *, limit: int) -> int:
+        return await self._write_now("forget_audit_entries", {"below": ids.floor(ids.AUDIT_ENTRY, before), "limit": limit})
 
     async def save_answer(self, answer: IdempotentAnswer) -> None:
         self._write("save_answer", msgspec.structs.asdict(answer))

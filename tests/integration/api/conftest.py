@@ -29,6 +29,7 @@ from gateway.settings import Settings
 from gateway.store.protocol import Effects
 from gateway.store.sqlite import SqliteStore
 from gateway.telemetry.metrics import Metrics
+from tests.fakes import ACTOR
 from tests.integration.api.fakes import FakeClock, FakeTester, ForgetfulRecorder, GatedPublisher
 
 ACME = Tenant("acme", Mode.LIVE)
@@ -66,7 +67,7 @@ class Api:
     ) -> str:
         key_id, at = self.parts.ids.next_with_time(ids.API_KEY)
         text, key = make_key(key_id, tenant=tenant, permissions=permissions, name=None, at=at, expires_in_days=days)
-        await self.writer.change(AddKey(key))
+        await self.writer.change(AddKey(key, ACTOR))
         return text
 
     async def ask(

@@ -30,7 +30,7 @@ from gateway.settings import Delivery as DeliverySettings
 from gateway.settings import Intake
 from gateway.store.protocol import Claim, Claimed, DeliveryFilter, LaneWork, Transaction
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import API_VERSION, PATIENCE_SECONDS, Dice, FakeClock, ScriptedSender, event, tenant
+from tests.fakes import ACTOR, API_VERSION, PATIENCE_SECONDS, Dice, FakeClock, ScriptedSender, event, tenant
 
 URL = "https://receiver.example/hook"
 
@@ -158,16 +158,16 @@ class Node:
     ) -> Endpoint:
         endpoint_id, at = self.ids.next_with_time(ids.ENDPOINT)
         made = new_endpoint(endpoint_id, of or tenant(), url=url, events=events, description=None, api_version=None, at=at)
-        return await self.writer.change(CreateEndpoint(made, "key_1", most))
+        return await self.writer.change(CreateEndpoint(made, ACTOR, most))
 
     async def update(self, endpoint: Endpoint, **fields: Any) -> Endpoint:
         return await self.writer.change(self.update_of(endpoint, **fields))
 
     def update_of(self, endpoint: Endpoint, **fields: Any) -> UpdateEndpoint:
-        return UpdateEndpoint(endpoint.tenant, endpoint.id, EndpointPatch(**fields), "key_1", self.clock.now())
+        return UpdateEndpoint(endpoint.tenant, endpoint.id, EndpointPatch(**fields), ACTOR, self.clock.now())
 
     async def delete(self, endpoint: Endpoint) -> Endpoint:
-        return await self.writer.change(DeleteEndpoint(endpoint.tenant, endpoint.id, "key_1", self.clock.now()))
+        return await self.writer.change(DeleteEndpoint(endpoint.tenant, endpoint.id, ACTOR, self.clock.now()))
 
     def event(self, **fields: Any) -> AcceptedEvent:
         event_id, at = self.ids.next_with_time(ids.EVENT)
@@ -178,7 +178,7 @@ class Node:
         return list(await self.writer.publish([self.event(**fields) for _ in range(count)]))
 
     def retry_of(self, delivery: Delivery) -> QueueRetry:
-        return QueueRetry(self.ids.next(ids.RETRY), delivery.tenant, delivery.id)
+        return QueueRetry(self.ids.next(ids.RETRY), delivery.tenant, delivery.id, ACTOR, self.clock.now())
 
     async def retry(self, delivery: Delivery) -> Delivery:
         return await self.writer.change(self.retry_of(delivery))

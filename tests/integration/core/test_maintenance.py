@@ -1,17 +1,20 @@
 """What is done beside the deliveries: cancellations are stored, history is pruned, the use of keys is kept."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
+from gateway.api.auth import Authenticator
 from gateway.clock import DAY, HOUR, MINUTE, Timestamp
-from gateway.delivery.maintenance import SWEEP_STEP, Maintenance
-from gateway.model import DeliveryState, Reason
-from gateway.registry.keys import AddKey
+from gateway.delivery.maintenance import PRUNE_STEP, SWEEP_STEP, Maintenance
+from gateway.errors import StoreUnavailable
+from gateway.model import AuditEntry, DeliveryState, Reason
+from gateway.registry.keys import AddKey, make_key
+from gateway.store.protocol import AuditFilter
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import PATIENCE_SECONDS, START, FakeClock, api_key, hold, status, tenant
+from tests.fakes import ACTOR, PATIENCE_SECONDS, START, FakeClock, hold, status, tenant
 from tests.integration.core.conftest import URL, Node, Nothing, run_node
 
 PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
@@ -41,23 +44,20 @@ class Cleaner:
 
     def __init__(self, node: Node, days: int) -> None:
         self.node = node
-        self.used: dict[str, Timestamp] = {}
+        self.keys = Authenticator()
         self.clock = WatchedClock(node.clock)
         self.maintenance = Maintenance(
             changer=node.writer,
             unswept=node.store.unswept_endpoints,
             clock=self.clock,
             retention_days=days,
+            audit_days=2 * days,
             test_seconds=60,
-            drain_used_keys=self._drain,
+            used_keys=self.keys,
             leads=lambda: self.leads,
         )
         self.leads = True
         node.writer.listen(self.maintenance.committed)
-
-    def _drain(self) -> dict[str, Timestamp]:
-        used, self.used = self.used, {}
-        return used
 
     async def resting(self) -> None:
         """Returns when there is nothing left to do for now."""
@@ -158,14 +158,60 @@ async def test_history_is_pruned_by_age(node: Node):
 
 
 async def test_the_use_of_keys_is_kept(node: Node):
-    """When keys were last used is stored every minute."""
-    key = await node.writer.change(AddKey(api_key()))
+    """When keys were last used is stored every minute, and no more often, however much there is to sweep."""
+    text, key = make_key("key_1", tenant=tenant(), permissions=None, name=None, at=START)
+    await node.writer.change(AddKey(key, ACTOR))
     async with cleaning(node) as cleaner:
+        cleaner.keys.changed(key)
         await cleaner.resting()
-        cleaner.used[key.id] = START + 5
+        cleaner.keys.authenticate(text, START + 5)
+        for _ in range(3):
+            await node.delete(await node.create())
+            await cleaner.resting()
+            assert (await node.store.all_keys())[0].last_used_at is None
         node.clock.advance(MINUTE)
         await cleaner.resting()
         assert (await node.store.all_keys())[0].last_used_at == START + 5
+
+
+async def test_the_use_of_keys_outlasts_a_store_that_is_away(node: Node):
+    """What could not be stored is stored once the store is back; a later use is not undone by an earlier one."""
+    text, key = make_key("key_1", tenant=tenant(), permissions=None, name=None, at=START)
+    other_text, other = make_key("key_2", tenant=tenant(), permissions=None, name=None, at=START)
+    for each in (key, other):
+        await node.writer.change(AddKey(each, ACTOR))
+    async with cleaning(node) as cleaner:
+        await cleaner.resting()
+        for each in (key, other):
+            cleaner.keys.changed(each)
+        cleaner.keys.authenticate(text, START + 5)
+        cleaner.keys.authenticate(other_text, START + 5)
+        node.scripted.break_down()
+        with pytest.raises(StoreUnavailable):
+            await cleaner.maintenance.touch_keys()
+        cleaner.keys.authenticate(text, START + 9)
+        node.scripted.recover()
+        await cleaner.maintenance.touch_keys()
+        assert {each.id: each.last_used_at for each in await node.store.all_keys()} == {"key_1": START + 9, "key_2": START + 5}
+
+
+async def test_the_audit_log_is_pruned_by_an_age_of_its_own(node: Node):
+    """What has happened outlives the history of deliveries, and goes in steps when its own time has come."""
+    made = await node.create()
+    for number in range(PRUNE_STEP):
+        await node.update(made, description=str(number))
+    async with cleaning(node, days=1) as cleaner:
+        node.clock.advance(2 * DAY)
+        await cleaner.resting()
+        assert len(await audit_log(node)) == PRUNE_STEP + 1
+        await node.update(made, description=None)
+        node.clock.advance(HOUR)
+        await cleaner.resting()
+        assert [entry.changes for entry in await audit_log(node)] == [{"description": {"from": str(PRUNE_STEP - 1), "to": None}}]
+
+
+async def audit_log(node: Node) -> Sequence[AuditEntry]:
+    return (await node.store.audit_log(tenant(), AuditFilter(), below=None, limit=1_000)).items
 
 
 async def test_an_unavailable_store_stops_nothing(node: Node):

@@ -27,7 +27,7 @@ from gateway.store.protocol import (
     Transaction,
 )
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import API_VERSION, EXHAUSTED, GONE, PATIENCE_SECONDS, START, FakeClock, endpoint, event, result, tenant
+from tests.fakes import ACTOR, API_VERSION, EXHAUSTED, GONE, PATIENCE_SECONDS, START, FakeClock, endpoint, event, result, tenant
 from tests.fakes import due as make_due
 from tests.integration.core.conftest import Nothing, ScriptedStore, queued
 
@@ -57,7 +57,7 @@ class Desk:
         self.heard.set()
 
     async def create(self, made: Endpoint | None = None) -> Endpoint:
-        return await self.writer.change(CreateEndpoint(made or endpoint(), "key_1", 1_000))
+        return await self.writer.change(CreateEndpoint(made or endpoint(), ACTOR, 1_000))
 
     async def publish(self, *events: AcceptedEvent, seal: Seal | None = None) -> Sequence[AcceptedEvent]:
         return await self.writer.publish(events, seal=seal)
@@ -194,7 +194,7 @@ async def test_the_organizations_version_holds_for_unpinned_endpoints(desk: Desk
     await desk.create()
     await desk.publish(event())
     for version in ("2026-07-11", None):
-        await desk.writer.change(PinOrganization(Organization("acme", version)))
+        await desk.writer.change(PinOrganization(Organization("acme", version), ACTOR, START))
         await desk.publish(event())
     assert [due.api_version for _, due in desk.fresh] == [API_VERSION, "2026-07-11", API_VERSION]
 
@@ -206,7 +206,7 @@ async def test_changes_come_first_in_a_batch(closed_desk: Desk):
         await transaction.add_endpoint(gone)
     publisher = closed_desk.publishing(event())
     await queued(publisher)
-    deletion = asyncio.create_task(closed_desk.writer.change(DeleteEndpoint(tenant(), gone.id, "key_1", START)))
+    deletion = asyncio.create_task(closed_desk.writer.change(DeleteEndpoint(tenant(), gone.id, ACTOR, START)))
     creation = asyncio.create_task(closed_desk.create(made))
     await queued(deletion, creation)
     async with at_work(closed_desk) as desk:
@@ -229,7 +229,7 @@ async def test_changed_events_hold_from_the_answer_on(desk: Desk):
     made = await desk.create()
     await desk.publish(event())
     for patch in (EndpointPatch(events=("customer.*",)), EndpointPatch(events=("*",)), EndpointPatch(is_active=False)):
-        await desk.writer.change(UpdateEndpoint(tenant(), made.id, patch, "key_1", START))
+        await desk.writer.change(UpdateEndpoint(tenant(), made.id, patch, ACTOR, START))
         await desk.publish(event())
     assert len(desk.fresh) == 2
 
@@ -345,8 +345,8 @@ async def test_one_guilty_change_fails_alone(closed_desk: Desk):
 async def test_a_refusal_is_its_own(closed_desk: Desk):
     """A change that refuses is answered so, and the others of its batch are committed with it in one transaction."""
     changer = closed_desk.writer
-    absent = asyncio.create_task(changer.change(DeleteEndpoint(tenant(), "wh_none", "key_1", START)))
-    full = asyncio.create_task(changer.change(CreateEndpoint(endpoint(), "key_1", 0)))
+    absent = asyncio.create_task(changer.change(DeleteEndpoint(tenant(), "wh_none", ACTOR, START)))
+    full = asyncio.create_task(changer.change(CreateEndpoint(endpoint(), ACTOR, 0)))
     creation = asyncio.create_task(closed_desk.create())
     publisher = closed_desk.publishing(event())
     await queued(absent, full, creation, publisher)

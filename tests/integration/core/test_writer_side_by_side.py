@@ -23,7 +23,7 @@ from gateway.store.protocol import (
     Transaction,
 )
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import API_VERSION, PATIENCE_SECONDS, START, FakeClock, endpoint, event, tenant
+from tests.fakes import ACTOR, API_VERSION, PATIENCE_SECONDS, START, FakeClock, endpoint, event, tenant
 from tests.integration.core.conftest import queued
 
 
@@ -134,7 +134,7 @@ async def test_results_and_changes_stay_in_one_line(store: SqliteStore):
     async with beside(store) as (writer, several), asyncio.TaskGroup() as tasks:
         tasks.create_task(writer.publish([event()]))
         await several.begun(1)
-        change = tasks.create_task(writer.change(CreateEndpoint(endpoint(), "key_1", 10)))
+        change = tasks.create_task(writer.change(CreateEndpoint(endpoint(), ACTOR, 10)))
         events = tasks.create_task(writer.publish([event() for _ in range(WORTH_A_TRANSACTION)]))
         await several.begun(2)
         several.release(1)

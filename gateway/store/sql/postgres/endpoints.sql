@@ -16,6 +16,9 @@ SELECT * FROM endpoints WHERE id = ANY(:ids::text[]) ORDER BY id FOR NO KEY UPDA
 -- each other for nothing.
 SELECT pg_advisory_xact_lock(2003133032, :number::integer);
 
+-- name: pinned_version
+SELECT api_version FROM organizations WHERE id = :organization_id;
+
 -- name: count_endpoints
 SELECT COUNT(*) FROM endpoints WHERE organization_id = :organization_id AND deleted_at IS NULL;
 
