@@ -75,6 +75,23 @@ async def test_a_key_never_makes_a_stronger_one(api: Api):
     await api.json("POST", "/keys", {"service": True}, status=403)
 
 
+async def test_a_key_ends_at_its_very_time(api: Api):
+    """A millisecond before it is taken, and from that time on it is not."""
+    made = await api.json("POST", "/keys", {"expiresInDays": 1}, status=201)
+    api.clock.advance(86_400 - 0.001)
+    await api.json("GET", "/webhooks", key=made["apiKey"])
+    api.clock.advance(0.001)
+    error = (await api.json("GET", "/webhooks", key=made["apiKey"], status=401))["error"]
+    assert error["code"] == "unauthorized"
+
+
+async def test_a_revoked_key_is_refused_from_the_next_request_on(api: Api):
+    """Also by itself, with its last request."""
+    made = await api.json("POST", "/keys", {}, status=201)
+    await api.json("DELETE", f"/keys/{made['id']}", key=made["apiKey"])
+    await api.json("GET", "/webhooks", key=made["apiKey"], status=401)
+
+
 async def test_only_service_keys_make_service_keys(api: Api):
     """For every tenant too, which they have to name; a service key has none."""
     service = await api.make_key(None)
