@@ -10,11 +10,14 @@ import asyncpg
 import pytest
 from msgspec.structs import asdict, replace
 
-from gateway import settings
+from gateway import ids, settings
 from gateway.clock import DAY
 from gateway.errors import StoreLocked, StoreUnavailable
 from gateway.model import (
     BUCKETS,
+    Actor,
+    AuditAction,
+    AuditEntry,
     DeliveryTrigger,
     IdempotentAnswer,
     Mode,
@@ -44,6 +47,7 @@ from tests.fakes import (
     due,
     endpoint,
     event,
+    make_id,
     result,
     retry_at,
     tenant,
@@ -90,6 +94,11 @@ async def _add_the_rest(store: Store, owner: Tenant, revision: Revision, version
         await transaction.add_key(revoked := api_key(tenant=owner, name=None, expires_at=START + DAY))
         await transaction.revoke_key(revoked.id, None, START + 1)
         await transaction.pin_organization(Organization(owner.organization_id, version))
+        for of in (owner, None):
+            changes = {"url": {"from": "ünï\0", "to": None}}
+            entry_id, actor = make_id(ids.AUDIT_ENTRY), Actor(revision.actor, "2001:db8::1" if of else None)
+            action = AuditAction.WEBHOOK_UPDATED
+            await transaction.add_audit_entry(AuditEntry(entry_id, of, START, actor, action, revision.endpoint_id, changes))
         await transaction.save_answer(replace(ANSWER, key_hash=version.encode().ljust(32, b"\0")))
 
 

@@ -30,6 +30,14 @@ def test_ids_grow_within_a_millisecond():
     assert made == sorted(set(made))
 
 
+def test_ids_of_a_time_sort_by_it():
+    """Those of what brings its own time: by that, and within a millisecond in the order of their making."""
+    made = [ids.of(ids.AUDIT_ENTRY, at) for at in (START, START, START + 1) for _ in range(1_000)]
+    assert made == sorted(set(made))
+    assert ids.floor(ids.AUDIT_ENTRY, START) <= made[0] < made[1_999] < ids.floor(ids.AUDIT_ENTRY, START + 1) <= made[-1]
+    assert all(re.fullmatch("audit_[0-9A-Za-z]{24}", each) for each in made)
+
+
 def test_ids_grow_when_the_clock_is_set_back():
     """A clock that is set back an hour makes no id sort before an earlier one."""
     clock = FakeClock()

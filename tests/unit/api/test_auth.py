@@ -56,6 +56,16 @@ def test_last_use_is_told_once():
     assert keys.drain_used() == {}
 
 
+def test_a_use_that_could_not_be_stored_is_told_again():
+    """Unless there is a later one by then."""
+    keys = Authenticator()
+    text, record = key()
+    keys.changed(record)
+    keys.authenticate(text, 2)
+    keys.give_back_used({"key_1": 1, "key_2": 1})
+    assert keys.drain_used() == {"key_1": 2, "key_2": 1}
+
+
 def test_permissions_are_exact():
     """None is everything; write does not imply read."""
     principal = Principal(actor="a", key=None, tenant=LIVE, permissions=frozenset({"webhook:write"}))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
@@ -21,10 +22,14 @@ class _Transport:
         return self._peer if name == "peername" else default
 
 
-def client(peer: Any, *forwarded: str, trusted: tuple[str, ...] = PROXIES) -> str | None:
+def request_from(peer: Any, *forwarded: str) -> web.Request:
     headers = CIMultiDict([("X-Forwarded-For", value) for value in forwarded])
     transport: Any = _Transport(peer)
-    return ClientAddresses(trusted).of(make_mocked_request("GET", "/", headers=headers, transport=transport))
+    return make_mocked_request("GET", "/", headers=headers, transport=transport)
+
+
+def client(peer: Any, *forwarded: str, trusted: tuple[str, ...] = PROXIES) -> str | None:
+    return ClientAddresses(trusted).of(request_from(peer, *forwarded))
 
 
 @pytest.mark.parametrize(
@@ -54,3 +59,11 @@ def test_the_client_is_the_first_that_is_no_trusted_proxy(peer: Any, forwarded: 
 def test_without_trusted_proxies_nobody_is_believed():
     """X-Forwarded-For of anybody is what anybody can write."""
     assert client(("10.0.0.1", 4000), "203.0.113.9", trusted=()) == "10.0.0.1"
+
+
+def test_who_has_hung_up_has_been_somewhere():
+    """A client that does not wait for its answer is as well known as any."""
+    request = request_from(("198.51.100.7", 4000))
+    request.protocol.transport = None
+    assert request.transport is None
+    assert ClientAddresses(()).of(request) == "198.51.100.7"
