@@ -11,6 +11,7 @@ from gateway.clock import Clock, Timestamp
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase  # in ASCII order, so text sorts as numbers do
 _BASE = len(_ALPHABET)
 _TIME_LENGTH = 8
+_TIME_LIMIT = _BASE**_TIME_LENGTH
 _COUNTER_LENGTH = 3
 _COUNTER_LIMIT = _BASE**_COUNTER_LENGTH
 _RANDOM_LENGTH = 24 - _TIME_LENGTH - _COUNTER_LENGTH
@@ -37,8 +38,9 @@ def _encode(number: int, length: int) -> str:
 
 
 def floor(prefix: str, at: Timestamp) -> str:
-    """The smallest id with *prefix* that can be made at *at*: everything made earlier sorts before it."""
-    return prefix + _encode(max(0, at), _TIME_LENGTH)
+    """The smallest id with *prefix* that can be made at *at*: everything made earlier sorts before it. No id tells a time before
+    1970, or after the year 8888: bounds beyond are those."""
+    return prefix + _encode(min(max(0, at), _TIME_LIMIT - 1), _TIME_LENGTH)
 
 
 def of(prefix: str, at: Timestamp) -> str:
