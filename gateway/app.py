@@ -32,7 +32,19 @@ from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
 from gateway.errors import GatewayError
 from gateway.ids import IdMaker
-from gateway.model import BUCKETS, AcceptedEvent, Actor, DueDelivery, Endpoint, Event, Mode, NodeStanding, Result, Tenant
+from gateway.model import (
+    BUCKETS,
+    AcceptedEvent,
+    Actor,
+    AuditEntry,
+    DueDelivery,
+    Endpoint,
+    Event,
+    Mode,
+    NodeStanding,
+    Result,
+    Tenant,
+)
 from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
@@ -59,6 +71,20 @@ def _attempter(settings: Settings, sender: Sender, clock: SystemClock) -> Attemp
         schedule=RetrySchedule(delays=delivery.retry_delays, jitter=delivery.jitter, max_retry_after=delivery.max_retry_after),
         chance=SystemRandom(),
         header_prefix=delivery.signature_header_prefix,
+    )
+
+
+def _tell(entry: AuditEntry) -> None:
+    """Logs who did what. What changed, and to what, is in the store."""
+    tenant = entry.tenant
+    log.info(
+        "audit.recorded",
+        action=entry.action,
+        target_id=entry.target_id,
+        actor=entry.actor.id,
+        address=entry.actor.address,
+        organization_id=tenant and tenant.organization_id,
+        mode=tenant and tenant.mode,
     )
 
 
@@ -268,16 +294,7 @@ class Gateway:
     def _committed(self, fresh: Sequence[tuple[Endpoint, DueDelivery]], results: Sequence[Result], effects: Effects) -> None:
         self._registry_changed(effects)
         for entry in effects.audited:
-            tenant = entry.tenant
-            log.info(
-                "audit.recorded",
-                action=entry.action,
-                target_id=entry.target_id,
-                actor=entry.actor.id,
-                address=entry.actor.address,
-                organization_id=tenant and tenant.organization_id,
-                mode=tenant and tenant.mode,
-            )
+            _tell(entry)
         self._metrics.committed(len(fresh), results, effects.fenced)
 
     def _heard(self, news: News) -> None:

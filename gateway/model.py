@@ -29,15 +29,15 @@ class Tenant(msgspec.Struct, frozen=True, order=True, gc=False):
         return self.mode is Mode.LIVE
 
 
+OPERATIONS = Tenant("$operations", Mode.LIVE)
+"""The gateway's own: what it has to tell its operator are events of this tenant. No key is of it, and nobody publishes to it."""
+
+
 class Actor(msgspec.Struct, frozen=True, gc=False):
     """Who changes something, and from where."""
 
     id: str  # a key's, or "operator" (at this machine), "process" (who has the gateway in process), "gateway" (by itself)
     address: str | None = None  # of the client; None: this machine
-
-
-OPERATIONS = Tenant("$operations", Mode.LIVE)
-"""The gateway's own: what it has to tell its operator are events of this tenant. No key is of it, and nobody publishes to it."""
 
 
 # Endpoints
