@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -451,6 +452,7 @@ def bounds(*, examples: int, steps: int) -> settings:
     )
 
 
+@pytest.mark.timeout(600)  # a failure takes minutes to be told in few steps
 def test_the_promises_hold_on_the_embedded_store():
     """Whatever happens, in whichever order."""
     with tempfile.TemporaryDirectory() as directory:
@@ -460,9 +462,10 @@ def test_the_promises_hold_on_the_embedded_store():
             path = Path(directory) / f"{next(numbers)}.db"
             return Promises(lambda: SqliteStore.open(path))
 
-        run_state_machine_as_test(cast("Any", fresh), settings=bounds(examples=60, steps=40))
+        run_state_machine_as_test(cast("Any", fresh), settings=bounds(examples=50, steps=40))
 
 
+@pytest.mark.timeout(600)  # a failure takes minutes to be told in few steps
 def test_the_promises_hold_on_postgresql(postgres_server: PostgresServer, template_url: str):
     """The same on the store that nodes share."""
     made: list[str] = []
@@ -473,7 +476,7 @@ def test_the_promises_hold_on_postgresql(postgres_server: PostgresServer, templa
         return Promises(lambda: PostgresStore.open(configured))
 
     try:
-        run_state_machine_as_test(cast("Any", fresh), settings=bounds(examples=12, steps=30))
+        run_state_machine_as_test(cast("Any", fresh), settings=bounds(examples=8, steps=30))
     finally:
         for url in made:
             postgres_server.drop_database(url)
