@@ -18,6 +18,7 @@ _FAMILIES = {
     "organizations": "List organizations and pin their API version.",
     "audit-log": "List who changed what.",
     "nodes": "List the nodes that share the store.",
+    "audit": "Prove from the store that nothing accepted was lost.",
     "backup": "Copy the store into a file, also while a gateway runs on it.",
     "verify": "Verify a received webhook's signatures.",
     "copy": "Move everything from the embedded store into a PostgreSQL.",

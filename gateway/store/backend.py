@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.store.protocol import Store
+from gateway.store.record import Record
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
@@ -21,6 +22,21 @@ def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
     from gateway.store.postgres import PostgresStore  # noqa: PLC0415
 
     return PostgresStore.open(settings.store)
+
+
+def open_record(settings: Settings) -> AbstractAsyncContextManager[Record]:
+    """All that is on record in the store at `store.url`, to be read beside whoever works on it.
+
+    Opening raises SchemaMismatch, StoreUnavailable; this raises SettingsError when its driver is missing.
+    """
+    if settings.is_embedded:
+        from gateway.store.sqlite.record import SqliteRecord  # noqa: PLC0415 - as above
+
+        return SqliteRecord.open(settings.store_path)
+    require_postgres()
+    from gateway.store.postgres.record import PostgresRecord  # noqa: PLC0415
+
+    return PostgresRecord.open(settings.store)
 
 
 def require_postgres() -> None:
