@@ -67,7 +67,7 @@ def command(
     and its endpoint have led to; each attempt has its place. What is not so is told in a line of its own: what it is, where, what
     it means and what to do. Ends with 1 when there is any such line.
 
-    It reads all of the last `retention.days`: about half a minute for a million deliveries.
+    It reads all of the last `retention.days`: about half a minute of processor time for a million deliveries.
     """
     from gateway.telemetry import logs  # noqa: PLC0415 - so that --help is quick
 

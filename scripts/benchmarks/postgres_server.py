@@ -219,6 +219,11 @@ class PostgresServer:
             self._process = None
             self._start()
 
+    def crash(self) -> None:
+        """Ends it as a power cut does, and starts it again: it recovers from its log first."""
+        self._stop("immediate")
+        self._start()
+
     def _make(self) -> None:
         passwords = self.directory / "password"
         passwords.write_text(self._admin_password, encoding="ascii")
