@@ -36,6 +36,8 @@ MOST_IN_FLIGHT = 3
 
 _SERVE_SECONDS = 60.0
 _DRAIN_SECONDS = 120.0
+_START_SECONDS = 2.0  # at most; what comes after it is waiting for the leases of the life before
+_WAITING_EVENTS = 300  # accepted before a life sends anything; publishers pause then
 _LIFE = re.compile(rb'"X-Life-(\d+)-Event-Id":"([^"]+)"')
 _ARRIVALS = msgspec.json.Decoder(list[Arrival])
 _STATE = msgspec.json.Decoder(State)
@@ -227,7 +229,7 @@ class _Campaign:
         """Returns at some moment of its kind."""
         if moment is Moment.START:
             usual = statistics.median(self._recovery) if self._recovery else 1.0
-            await asyncio.sleep(self._chance.uniform(0.0, 1.3 * usual))
+            await asyncio.sleep(self._chance.uniform(0.0, 1.3 * min(usual, _START_SECONDS)))
             return
         await self._serves()
         async with asyncio.TaskGroup() as group:
@@ -250,12 +252,16 @@ class _Campaign:
     async def _serves(self) -> None:
         """Returns when this life has sent something."""
         life = self._gateway.life
+        enough = len(self._publishers.accepted) + _WAITING_EVENTS
         await self._gateway.ready()
         until = time.monotonic() + _SERVE_SECONDS
         while (first := (await self._state()).first.get(life)) is None:
             if time.monotonic() > until:
                 raise GatewayFailed(f"life {life} was ready, and sent nothing within {_SERVE_SECONDS:.0f} s")
+            if len(self._publishers.accepted) > enough:
+                self._publishers.may_publish.clear()
             await asyncio.sleep(0.01)
+        self._publishers.may_publish.set()
         self._recovery.append(first - self._gateway.started_at[life])
 
     # What others know

@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 
 _RETRY_SECONDS = 0.03
+_PAUSE_SECONDS = 0.01  # for each event: less than can be delivered, so that a kill meets new events and not a backlog
 _ACCEPTED = frozenset({200, 202})
 _MAX_FILLER = 8_192  # bytes of an event: they fill the store's log, which is then written back
 
@@ -68,6 +69,8 @@ class Publishers:
         """Numbers that were sent, got no answer, and were not sent again."""
         self.types: dict[int, str] = {}
         self.refusals = 0
+        self.may_publish = asyncio.Event()
+        self.may_publish.set()
 
     def enough(self) -> None:
         """Ends `run`, once all that has to be accepted is."""
@@ -76,7 +79,9 @@ class Publishers:
     async def run(self, way: Way) -> None:
         """Publishes in one *way*."""
         while not self._is_enough:
+            await self.may_publish.wait()
             await self._publish(way)
+            await asyncio.sleep(_PAUSE_SECONDS * way.batch)
 
     async def accept_more(self, count: int, *, seconds: float) -> None:
         """Returns when *count* more events were accepted. Raises TimeoutError."""

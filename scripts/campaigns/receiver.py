@@ -19,7 +19,7 @@ from scripts.campaigns.arrival import Arrival, State
 _SENT_BY = re.compile(rb"\r\nX-Life-(\d+)-Event-Id: *(\S+)\r", re.IGNORECASE)
 _NUMBER = re.compile(rb'"number": ?(\d+)')
 
-_DELAYS = {"/slow": 0.03, "/moody": 0.005}
+_DELAYS = {"/slow": 0.02, "/moody": 0.005}
 _REFUSED_OF_MOODY = 5
 """That endpoint refuses one request of so many."""
 
