@@ -19,7 +19,7 @@ async def test_kills_lose_nothing_and_repeat_only_what_was_in_flight(database: D
     open at a kill, or answered and not on record; no audit has a finding, neither beside the gateway nor in the end."""
     crash_database = database._server.crash if isinstance(database, PostgresDatabase) else None
     options = Options(store_url=database.url, directory=tmp_path, rounds=rounds, seed=20)
-    outcome = await run(options, lambda line: print(line, file=sys.stdout), crash_database=crash_database)
+    outcome = await run(options, _tell, crash_database=crash_database)
     sys.stdout.write(report.as_text(outcome))
     assert not outcome.faults
     assert len(outcome.verdict.kills) == rounds
@@ -27,3 +27,7 @@ async def test_kills_lose_nothing_and_repeat_only_what_was_in_flight(database: D
     assert Moment.LOAD in outcome.rounds
     assert (Moment.POWER if crash_database else Moment.CHECKPOINT) in outcome.rounds
     assert outcome.audits_under_load > 0
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
