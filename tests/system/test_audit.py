@@ -11,7 +11,7 @@ from tests.receiver import Receiver, after, ok, status
 from tests.system.gateway_process import Client, Installation, JsonObject
 from tests.system.load import Publishers
 
-AUDITS = 6
+AUDITS = 4
 
 
 @pytest.mark.timeout(180)
@@ -32,7 +32,7 @@ async def test_audits_beside_a_gateway_at_work_find_nothing(installation: Instal
     async with publishers.publishing(*routes), asyncio.TaskGroup() as group:
         restless = group.create_task(_keep_changing(client, receiver, endpoints), name="an operator who cannot keep still")
         for _ in range(AUDITS):
-            await publishers.accept_more(50)
+            await publishers.accept_more(30)
             _check(await _audit(installation))
         restless.cancel()
     assert await installation.process.stop() == 0
