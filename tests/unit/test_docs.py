@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from gateway.api import problems
+from gateway.audit.finding import Kind
 from gateway.model import AttemptError, AuditAction, DeliveryState, DisabledReason, Reason
 from gateway.registry.keys import PERMISSIONS
 
 DOCS = Path(__file__).parents[2] / "docs"
 RUNNING = (DOCS / "running.md").read_text()
+OPERATING = (DOCS / "operating.md").read_text()
 API = (DOCS / "api.md").read_text()
 
 
@@ -31,6 +33,12 @@ def test_everybody_finds_every_action_of_the_audit_log(word: str):
     """What the audit log may say is explained where operators look, and where users of the API do."""
     assert f"`{word}`" in RUNNING
     assert f"`{word}`" in API
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.word)
+def test_operators_find_every_finding(kind: Kind):
+    """Each kind of finding of an audit has its row, with what it means and what to do."""
+    assert re.search(rf"^\| `{kind.word}` \| [^|]+ \| [^|]+ \|$", OPERATING, re.MULTILINE)
 
 
 def test_api_users_find_every_error():
