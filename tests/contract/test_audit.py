@@ -28,7 +28,7 @@ from gateway.store.record import Record
 from gateway.store.sqlite import SqliteStore
 from gateway.store.sqlite.record import SqliteRecord
 from tests.contract.acts import change, record, sweep
-from tests.fakes import API_VERSION, EXHAUSTED, GONE, START, FakeClock, endpoint, event, make_id, result, retry_at, tenant
+from tests.fakes import ACTOR, API_VERSION, EXHAUSTED, GONE, START, FakeClock, endpoint, event, make_id, result, retry_at, tenant
 from tests.postgres import PostgresServer
 
 RETENTION_DAYS = 30
@@ -49,13 +49,13 @@ class Life:
     async def make(self, *events: str, of: Tenant | None = None) -> Endpoint:
         """A new endpoint that wants *events*."""
         made = endpoint(tenant=of or tenant(), events=events, at=self.clock.now())
-        return await self._known(CreateEndpoint(made, "key_1", 100))
+        return await self._known(CreateEndpoint(made, ACTOR, 100))
 
     async def update(self, subject: Endpoint, **patch: Any) -> Endpoint:
-        return await self._known(UpdateEndpoint(subject.tenant, subject.id, EndpointPatch(**patch), "key_1", self.clock.now()))
+        return await self._known(UpdateEndpoint(subject.tenant, subject.id, EndpointPatch(**patch), ACTOR, self.clock.now()))
 
     async def delete(self, subject: Endpoint) -> Endpoint:
-        return await self._known(DeleteEndpoint(subject.tenant, subject.id, "key_1", self.clock.now()))
+        return await self._known(DeleteEndpoint(subject.tenant, subject.id, ACTOR, self.clock.now()))
 
     async def _known(self, what: Any) -> Endpoint:
         async with self.store.transaction() as transaction:
@@ -104,7 +104,7 @@ class Life:
     async def retry(self, due: DueDelivery, to: Endpoint) -> DueDelivery:
         """*due* as it is handed out for a retry by hand that was asked for."""
         retry_id = make_id(ids.RETRY)
-        await change(self.store, QueueRetry(retry_id, to.tenant, due.id))
+        await change(self.store, QueueRetry(retry_id, to.tenant, due.id, ACTOR, self.clock.now()))
         return replace(due, retry_id=retry_id)
 
 
