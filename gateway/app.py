@@ -163,7 +163,7 @@ class Gateway:
             publisher=self._publisher,
             tester=self._tester,
             catalogue=catalogue,
-            guard=AddressGuard(egress.allow, egress.deny),
+            guard=AddressGuard(egress.allow, egress.deny, ports=egress.allowed_ports),
             cursor_key=cursor_key,
             keys=self._authenticator,
             pinned=self._pinned,
@@ -202,6 +202,7 @@ class Gateway:
                 settings.egress,
                 timeout_seconds=settings.delivery.timeout_seconds,
                 user_agent=f"webhook-gateway/{VERSION}",
+                most_connections=settings.delivery.max_in_flight,
             ) as sender,
         ):
             shared_time = SharedTime()

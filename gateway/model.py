@@ -224,7 +224,8 @@ class AttemptError(StrEnum):
 
     TIMEOUT = "timeout"  # not answered within `delivery.timeout_seconds`
     DNS_FAILED = "dns_failed"  # the host has no address, or its name servers did not answer
-    ADDRESS_FORBIDDEN = "address_forbidden"  # the host's address is not one that the gateway may reach
+    ADDRESS_FORBIDDEN = "address_forbidden"  # the host's address, or the port, is not one that the gateway may reach
+    PROXY_FAILED = "proxy_failed"  # the egress proxy cannot be reached, or did not connect to the endpoint
     CONNECTION_REFUSED = "connection_refused"
     CONNECTION_FAILED = "connection_failed"  # no route, network down, …
     CONNECTION_RESET = "connection_reset"  # closed or reset before an answer

@@ -114,6 +114,21 @@ class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy: str = ""
     ca_file: str = ""
 
+    def __post_init__(self) -> None:
+        if self.proxy and not _is_proxy(self.proxy):
+            # It is not shown: it may hold a password.
+            raise SettingsError(
+                "egress.proxy: must be `http://HOST:PORT` or `http://USER:PASSWORD@HOST:PORT`, where `:/@?#[]%` in the user's "
+                "name and the password are written as %3A and so on"
+            )
+
+    def __repr__(self) -> str:
+        proxy = "***" if self.proxy else ""  # it may hold a password
+        return (
+            f"Egress(allow={self.allow}, deny={self.deny}, allowed_ports={self.allowed_ports}, "
+            f"require_https={self.require_https}, proxy={proxy!r}, ca_file={self.ca_file!r})"
+        )
+
 
 class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How secrets are kept."""
@@ -249,6 +264,22 @@ def _is_url(url: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_proxy(url: str) -> bool:
+    """Whether *url* is an HTTP proxy's, with nothing in it that has no meaning."""
+    try:
+        parts = urlsplit(url)
+        is_place = bool(parts.hostname) and parts.port is not None and 1 <= parts.port <= 65_535
+    except ValueError:
+        return False
+    return (
+        is_place
+        and url.isprintable()
+        and parts.scheme == "http"
+        and parts.path in {"", "/"}
+        and not (parts.query or parts.fragment)
+    )
 
 
 class _Given(msgspec.Struct, frozen=True):

@@ -187,9 +187,12 @@ class WebhookRules:
         if port is not None and not (_NUMBER.fullmatch(port[1]) and 1 <= int(port[1]) <= 65_535):
             return "must have a port from 1 to 65535, or none"
         try:
-            host = URL(text).raw_host  # as it will be dialled
+            url = URL(text)
+            host = url.raw_host  # as it will be dialled
         except ValueError:  # also UnicodeError, for a name that IDNA cannot write
             return "is not a URL"
+        if not self._guard.allows_port(url.port):
+            return f"must have one of the ports {', '.join(map(str, self._guard.ports))}"
         address = literal_address(host or "")
         if address is not None:
             return None if self._guard.allows(str(address)) else "must not lead to a private or reserved address"

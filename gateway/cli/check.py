@@ -94,7 +94,21 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         )
     if any(network.endswith("/0") for network in settings.egress.allow):
         yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
+    yield from _authorities_findings(settings.egress.ca_file)
     yield from _catalogue_findings(settings)
+
+
+def _authorities_findings(ca_file: str) -> Iterator[Finding]:
+    if not ca_file:
+        return
+    from gateway.egress.connector import tls_context  # noqa: PLC0415 - so that --help is quick
+
+    try:
+        tls_context(ca_file)
+    except GatewayError as error:
+        yield Finding(Weight.FAULT, str(error))
+    else:
+        yield Finding(Weight.OK, f"the certificates in {ca_file} are trusted on top of the system's")
 
 
 def _catalogue_findings(settings: Settings) -> Iterator[Finding]:

@@ -52,12 +52,13 @@ _MAX_VERDICTS = 16_384
 
 
 class AddressGuard:
-    """Judges addresses: *deny* wins over *allow*, which wins over the rule of this module.
+    """Judges addresses: *deny* wins over *allow*, which wins over the rule of this module. Of ports, *ports* are allowed.
 
     An entry for an IPv4 network also holds for the mapped IPv6 form of its addresses (`::ffff:127.0.0.1`).
     """
 
-    def __init__(self, allow: Sequence[str], deny: Sequence[str]) -> None:
+    def __init__(self, allow: Sequence[str], deny: Sequence[str], *, ports: Sequence[int] = ()) -> None:
+        self.ports = ports  # none: all
         self._allow = [_unmapped_network(ip_network(text)) for text in allow]
         self._deny = [_unmapped_network(ip_network(text)) for text in deny]
         self._verdicts: dict[str | bytes | Address, bool] = {}
@@ -70,6 +71,10 @@ class AddressGuard:
                 self._verdicts.clear()
             verdict = self._verdicts[address] = self._judge(address)
         return verdict
+
+    def allows_port(self, port: int | None) -> bool:
+        """Whether *port* may be reached, at an address that may be."""
+        return not self.ports or port in self.ports
 
     def _judge(self, address: str | bytes | Address) -> bool:
         try:
