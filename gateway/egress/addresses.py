@@ -97,7 +97,16 @@ def _is_in(address: Address, networks: Iterable[Network]) -> bool:
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return not _is_in(address, _IPV4_REFUSED)
-    return address in _IPV6_UNICAST and not _is_in(address, _IPV6_REFUSED)
+    if address not in _IPV6_UNICAST or _is_in(address, _IPV6_REFUSED):
+        return False
+    within = _isatap(address)
+    return within is None or _is_public(within)
+
+
+def _isatap(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address to which a machine with an ISATAP interface would send what is for *address* (RFC 5214, section 6.1)."""
+    interface = int(address) & 0xFFFF_FFFF_FFFF_FFFF
+    return IPv4Address(interface & 0xFFFF_FFFF) if interface >> 32 in {0x0000_5EFE, 0x0200_5EFE} else None
 
 
 def _unmapped_network(network: Network) -> Network:
