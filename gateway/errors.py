@@ -77,6 +77,14 @@ class InvalidEvent(GatewayError):
         self.too_large = too_large
 
 
+class InvalidHeaders(GatewayError):
+    """Headers of an endpoint that cannot be; `faults` lists each field with what is wrong with it."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in faults))
+        self.faults = faults
+
+
 class EndpointNotFound(GatewayError):
     """No such endpoint in this organization and mode."""
 

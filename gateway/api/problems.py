@@ -120,8 +120,9 @@ def of_error(error: Exception) -> Problem | None:
     """The answer to whatever ended a request; None for a fault of the gateway's own."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, errors.InvalidEvent):
-        return too_large(error.faults) if error.too_large else invalid(error.faults)
+    if isinstance(error, errors.InvalidEvent | errors.InvalidHeaders):
+        is_too_large = isinstance(error, errors.InvalidEvent) and error.too_large
+        return too_large(error.faults) if is_too_large else invalid(error.faults)
     if isinstance(error, errors.TooManyEndpoints):
         return Problem(INVALID, _sentence(error), param="webhooks", faults=[("webhooks", _sentence(error))])
     if isinstance(error, errors.QueueFull | errors.StoreUnavailable | errors.ReservationLapsed):

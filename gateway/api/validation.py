@@ -12,6 +12,7 @@ from gateway.api.problems import INVALID_JSON, Fault, Problem, invalid
 from gateway.clock import Timestamp, parse_timestamp
 from gateway.egress.addresses import AddressGuard, literal_address
 from gateway.publishing.event_types import Catalogue, is_event_pattern
+from gateway.registry.custom_headers import HIDDEN, HeaderRules
 
 T = TypeVar("T")
 
@@ -133,6 +134,24 @@ class Body:
             return value
         self.refuse(name, f"must be a whole number from {least} to {most}")
         return UNSET
+
+    def headers(self, rules: HeaderRules) -> Mapping[str, str] | UnsetType:
+        """The field `headers`, whose null is no headers."""
+        value = self.value("headers")
+        if isinstance(value, UnsetType):
+            return UNSET
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.refuse("headers", "must be an object of strings")
+            return UNSET
+        faults = [*rules.faults(value)]
+        # Where something is made there is no value yet that could be kept.
+        if self._null_is_absent:
+            keeps_nothing = f"must not be `{HIDDEN}`, which keeps a value that is there"
+            faults += [(f"headers.{name}", keeps_nothing) for name, content in value.items() if content == HIDDEN]
+        self._faults += faults
+        return UNSET if faults else value
 
     def refuse(self, name: str, message: str) -> None:
         """Adds a fault."""

@@ -14,6 +14,7 @@ from gateway.api.problems import webhook_not_found
 from gateway.api.validation import WebhookRules
 from gateway.clock import isoformat
 from gateway.model import Endpoint
+from gateway.registry.custom_headers import HeaderRules, hidden
 from gateway.registry.endpoints import CreateEndpoint, DeleteEndpoint, EndpointPatch, UpdateEndpoint, new_endpoint
 
 
@@ -31,6 +32,7 @@ class WebhookView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     disabled_at: str | None
     disabled_reason: str | None
     api_version: str | None
+    headers: dict[str, str]  # without their values
     created_at: str
     secret_key: str | UnsetType = UNSET  # only in the answer that made it
 
@@ -67,6 +69,7 @@ def webhook_view(endpoint: Endpoint, *, with_secret: bool = False) -> WebhookVie
         disabled_at=None if endpoint.disabled_at is None else isoformat(endpoint.disabled_at),
         disabled_reason=endpoint.disabled_reason,
         api_version=endpoint.api_version,
+        headers=hidden(endpoint.headers),
         created_at=isoformat(endpoint.created_at),
         secret_key=endpoint.secret if with_secret else UNSET,
     )
@@ -78,6 +81,7 @@ class Webhooks:
     def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._cursors = Cursors(parts.cursor_key)
+        self._header_rules = HeaderRules(parts.settings.delivery.signature_header_prefix)
         self._rules = WebhookRules(
             require_https=parts.settings.egress.require_https,
             guard=parts.guard,
@@ -146,11 +150,12 @@ class Webhooks:
         body, rules = call.read_body(null_is_absent=True), self._rules
         for name in ("url", "events"):
             body.require(name)
-        url, events, description, api_version = (
+        url, events, description, api_version, headers = (
             rules.url(body),
             rules.events(body),
             rules.description(body),
             rules.api_version(body),
+            body.headers(self._header_rules),
         )
         call.check()
         endpoint_id, at = self._parts.ids.next_with_time(ids.ENDPOINT)
@@ -161,6 +166,7 @@ class Webhooks:
             events=events or (),
             description=None if isinstance(description, UnsetType) else description,
             api_version=api_version or None,
+            headers=headers or {},
             at=at,
         )
         change = CreateEndpoint(endpoint, call.actor, self._parts.settings.limits.endpoints_per_organization)
@@ -188,6 +194,7 @@ class Webhooks:
             description=rules.description(body),
             api_version=rules.api_version(body),
             is_active=body.boolean("isActive"),
+            headers=body.headers(self._header_rules),
         )
         call.check()
         change = UpdateEndpoint(call.tenant, _id(call), patch, call.actor, call.now)

@@ -12,6 +12,7 @@ from gateway.delivery.outcome import Moment, decide
 from gateway.delivery.retry import RetrySchedule
 from gateway.egress.sender import Answer, Sender, failure
 from gateway.model import Attempt, AttemptError, AttemptTrigger, DueDelivery, Endpoint, Result
+from gateway.registry.custom_headers import HeaderRules, hidden
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode  # names of answer headers are a subclass of str
 
@@ -24,6 +25,7 @@ class Attempter:
         self._clock = clock
         self._schedule = schedule
         self._chance = chance
+        self._header_rules = HeaderRules(header_prefix)
         self._signature_header = f"{header_prefix}-Signature"
         self._event_header = f"{header_prefix}-Event"
         self._event_id_header = f"{header_prefix}-Event-Id"
@@ -52,8 +54,12 @@ class Attempter:
         started_at, started = clock.now(), clock.monotonic()
         body = render_body(due.event, due.api_version)
         headers = self.headers(due, endpoint, body, started_at // 1_000)
+        sent = headers
+        if endpoint.headers:
+            own = self._header_rules.sent(endpoint.headers)
+            sent, headers = headers | own, headers | hidden(own)
         try:
-            answer = await self._sender.send(endpoint.url, headers, body, organization_id=endpoint.tenant.organization_id)
+            answer = await self._sender.send(endpoint.url, sent, body, organization_id=endpoint.tenant.organization_id)
         except asyncio.CancelledError:
             # Only a stop cancels, and what it cuts off is to be written down: the cancellation ends here.
             answer = failure(AttemptError.INTERRUPTED, "The gateway stopped before the answer came.")

@@ -1,6 +1,8 @@
 """Changes of endpoints. Each writes a numbered revision and an entry of the audit log in the same commit, and whatever takes an
 endpoint out of service raises its activation, which cancels what waits for it."""
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -10,6 +12,7 @@ from gateway.clock import Timestamp
 from gateway.errors import EndpointNotFound, TooManyEndpoints
 from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
 from gateway.registry import audit
+from gateway.registry.custom_headers import merged
 from gateway.store.protocol import Transaction
 
 GATEWAY_ACTOR = Actor("gateway")
@@ -25,6 +28,7 @@ def new_endpoint(
     description: str | None,
     api_version: str | None,
     at: Timestamp,
+    headers: Mapping[str, str] | None = None,
 ) -> Endpoint:
     """An active endpoint with a new secret."""
     return Endpoint(
@@ -44,6 +48,7 @@ def new_endpoint(
         paused_until=None,
         created_at=at,
         deleted_at=None,
+        headers=headers or {},
     )
 
 
@@ -66,10 +71,11 @@ def enabled(endpoint: Endpoint) -> Endpoint:
 
 
 def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
-    """What is left of *endpoint*: enough for its history to make sense. The secret goes."""
+    """What is left of *endpoint*: enough for its history to make sense. The secret goes, and the headers."""
     return replace(
         endpoint,
         secret="",
+        headers={},
         is_active=False,
         activation=endpoint.activation + 1,
         deactivated_at=at,
@@ -160,10 +166,14 @@ class EndpointPatch(msgspec.Struct, frozen=True):
     description: str | None | UnsetType = UNSET
     api_version: str | None | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
+    headers: Mapping[str, str] | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return "EndpointPatch(…)"  # headers are secrets
 
 
 class UpdateEndpoint(msgspec.Struct, frozen=True):
-    """Changes the given fields of an endpoint. Raises EndpointNotFound."""
+    """Changes the given fields of an endpoint. Raises EndpointNotFound, InvalidHeaders."""
 
     tenant: Tenant
     endpoint_id: str
@@ -188,6 +198,8 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
             if (value := getattr(patch, name)) is not UNSET
         }
         after = replace(before, **changes)
+        if not isinstance(patch.headers, UnsetType):
+            after = replace(after, headers=merged(before.headers, patch.headers))
         if after.url != before.url:
             # Another receiver: what the last one did says nothing about it.
             after = replace(after, failed_in_row=0, paused_until=None)

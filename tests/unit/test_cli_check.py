@@ -181,6 +181,17 @@ def test_a_catalogue_that_cannot_be_read_is_a_fault(store):
     assert "/nowhere.toml cannot be read" in result.stdout
 
 
+def test_a_file_of_authorities_is_looked_at(store, tmp_path):
+    """One that is missing or holds no certificate is a fault."""
+    path = tmp_path / "ca.pem"
+    for content, words in ((None, "cannot be read: No such file or directory"), (b"none", "holds no certificates in PEM")):
+        if content is not None:
+            path.write_bytes(content)
+        result = run("check", store, "--set", f"egress.ca_file={path}")
+        assert result.exit_code == 1
+        assert f"egress.ca_file: {path} {words}" in result.stdout
+
+
 def test_a_socket_path_that_no_system_takes_is_a_fault(store):
     result = run("check", store, "--set", f"http.socket=/{'x' * 120}")
     assert result.exit_code == 1

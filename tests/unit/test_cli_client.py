@@ -123,6 +123,27 @@ def run(store):
             IN_QUERY,
             {"url": "https://example.com/", "events": ["a.b", "c.*"], "description": None, "apiVersion": None},
         ),
+        (
+            ["endpoints", "create", "https://x.example/", "--event", "*", "--header", "X-A: b", "--header", "X-C:d: e", *ORG],
+            "POST",
+            "/webhooks",
+            IN_QUERY,
+            {
+                "url": "https://x.example/",
+                "events": ["*"],
+                "description": None,
+                "apiVersion": None,
+                "headers": {"X-A": "b", "X-C": "d: e"},
+            },
+        ),
+        (
+            ["endpoints", "update", "wh_1", "--header", "X-A:  b ", *ORG],
+            "PATCH",
+            "/webhooks/wh_1",
+            IN_QUERY,
+            {"headers": {"X-A": "b"}},
+        ),
+        (["endpoints", "update", "wh_1", "--no-headers", *ORG], "PATCH", "/webhooks/wh_1", IN_QUERY, {"headers": None}),
         (["endpoints", "show", "wh_1", *ORG], "GET", "/webhooks/wh_1", IN_QUERY, None),
         (
             ["endpoints", "update", "wh_1", "--description", "", "--api-version", "none", "--disable", *ORG],

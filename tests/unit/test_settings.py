@@ -104,6 +104,7 @@ def test_names_without_two_underscores_are_not_settings():
         ({"log.level": "loud"}, "log.level: must be one of debug, info, warning, error, not 'loud'"),
         ({"egress.require_https": "ja"}, "egress.require_https: must be true or false, not 'ja'"),
         ({"egress.allow": "10.0.0.1/8"}, "egress.allow: must be networks like 10.0.0.0/8, and 10.0.0.1/8 has host bits set"),
+        ({"egress.allowed_ports": "443,70000"}, "egress.allowed_ports: item 2 must be a whole number of at most 65535"),
         ({"egress.deny": ["here"]}, "egress.deny: must be networks like 10.0.0.0/8"),
         ({"api.versions": []}, "api.versions: must not be empty"),
         ({"api.versions": ["2026-1-1"]}, "api.versions: item 1 must be a date like 2026-08-27, not '2026-1-1'"),
@@ -145,6 +146,38 @@ def test_a_url_may_name_several_hosts():
     """As PostgreSQL takes them, with a port each or without; an empty host is a socket."""
     for url in ("postgresql://u:p%2F@one:5432,two:5433,three/gateway", "postgresql:///gateway?host=/run/postgresql"):
         assert settings.load(environment={"GATEWAY_STORE__URL": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://u:hunter2@proxy:3128",
+        "socks5://u:hunter2@proxy:1080",
+        "proxy:3128",
+        "http://u:hunter2@proxy",
+        "http://u:hunter2@proxy:0",
+        "http://u:hunter2@proxy:port",
+        "http://u:hunter2@:3128",
+        "http://u:hunter2/x@proxy:3128",
+        "http://u:hunter2@proxy:3128/path",
+        "http://u:hunter2@proxy:3128?x",
+        "http://u:hunter2@[proxy:3128",
+        "http://u:hunter2@proxy:3128\r\nX: y",
+    ],
+)
+def test_what_is_no_proxy_is_refused_without_being_shown(url):
+    """It may hold a password, in whatever is wrong with it."""
+    with pytest.raises(SettingsError) as refused:
+        settings.load(environment={"GATEWAY_EGRESS__PROXY": url})
+    assert str(refused.value).startswith("egress.proxy: must be `http://HOST:PORT`")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://proxy.internal:3128", "http://u:p%2F@10.0.0.1:8080/", "http://[fd00::1]:3128"])
+def test_a_proxy_is_taken_and_not_shown(url):
+    loaded = settings.load(environment={}, overrides={"egress.proxy": url})
+    assert loaded.egress.proxy == url
+    assert url not in repr(loaded)
 
 
 @pytest.mark.parametrize("url", ["postgresql://gateway:hunter2@db/gateway", "postgres://db/gateway"])
