@@ -211,7 +211,7 @@ class WebhookRules:
         except ValueError:  # also UnicodeError, for a name that IDNA cannot write
             return "is not a URL"
         if not self._guard.allows_port(url.port):
-            return f"must have one of the ports {', '.join(map(str, self._guard.ports))}"
+            return f"must have a port that deliveries may go to: {', '.join(map(str, self._guard.ports))}"
         address = literal_address(host or "")
         if address is not None:
             return None if self._guard.allows(str(address)) else "must not lead to a private or reserved address"

@@ -32,7 +32,7 @@ _headers_option = click.option(
     multiple=True,
     metavar="'NAME: VALUE'",
     callback=lambda _, __, values: _headers(values),
-    help="A header that goes with each delivery; may be repeated. Its value is never shown again.",
+    help="A header that goes with each delivery; may be repeated. Its value is shown nowhere; *** keeps one that is there.",
 )
 
 
