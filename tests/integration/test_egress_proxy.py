@@ -249,7 +249,7 @@ async def test_a_proxy_that_does_not_answer_costs_the_timeout_and_no_more():
         answer = await send(sender, "http://93.184.215.14/")
         assert answer.error is AttemptError.TIMEOUT
         assert answer.error_message == "The egress proxy did not connect to the endpoint within 0.3 s."
-        assert 0.3 <= time.monotonic() - started < 1.0
+        assert 0.29 <= time.monotonic() - started < 1.0  # uvloop's timers count whole milliseconds
 
 
 async def test_the_password_of_the_proxy_is_nowhere_to_be_seen():
