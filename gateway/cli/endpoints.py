@@ -56,7 +56,7 @@ def _refuse_both(one: str, is_one: object, other: str, is_other: object) -> None
 
 @click.group("endpoints")
 def command() -> None:
-    """Create, show, change, delete and test endpoints."""
+    """Create, show, change, delete and test endpoints, and rotate their secrets."""
 
 
 @command.command("create")
@@ -182,6 +182,40 @@ def delete(*, settings: Settings, tenant: TenantChoice, webhook_id: str, as_json
         print_json(answer)
     else:
         click.echo(f"Deleted {webhook_id}.")
+
+
+@command.command("rotate")
+@click.argument("webhook_id", metavar="ID")
+@click.option(
+    "--overlap-seconds",
+    type=click.IntRange(0, 604_800),
+    metavar="N",
+    help="How long the old secret stays in force, too: up to 7 days (604800), a day when absent; with 0 it goes at once.",
+)
+@click.option("--finish", is_flag=True, help="Make no new secret, but let the old one go now.")
+@tenant_options
+@json_option
+@settings_options
+def rotate(
+    *, settings: Settings, tenant: TenantChoice, webhook_id: str, overlap_seconds: int | None, finish: bool, as_json: bool
+) -> None:
+    """Give the endpoint ID a new signing secret, and show it with that, this once.
+
+    Until the overlap ends the old secret is in force, too: `webhook-signature` has a signature of each, and the other
+    signature header is made with the old one. Once the receiver has the new secret, `--finish` ends the overlap.
+    """
+    if finish and overlap_seconds is not None:
+        raise click.UsageError("give either --overlap-seconds or --finish, not both")
+    body: dict[str, object] = {"finish": True} if finish else {}
+    if overlap_seconds is not None:
+        body["overlapSeconds"] = overlap_seconds
+    webhook = with_api(
+        settings, lambda api: api.request("POST", "webhooks", webhook_id, "rotate-secret", tenant=tenant, body=body)
+    )
+    if as_json:
+        print_json(webhook)
+    else:
+        print_record(webhook, leave_out=("object",))
 
 
 @command.command("test")

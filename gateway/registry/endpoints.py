@@ -1,5 +1,5 @@
-"""Changes of endpoints. Each writes a numbered revision and an entry of the audit log in the same commit, and whatever takes an
-endpoint out of service raises its activation, which cancels what waits for it."""
+"""Changes of endpoints and of their secrets. Each writes a numbered revision and an entry of the audit log in the same commit,
+and whatever takes an endpoint out of service raises its activation, which cancels what waits for it."""
 
 from collections.abc import Mapping
 
@@ -8,8 +8,8 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway import signing
-from gateway.clock import Timestamp
-from gateway.errors import EndpointNotFound, TooManyEndpoints
+from gateway.clock import SECOND, Timestamp
+from gateway.errors import EndpointNotFound, RotationInProgress, TooManyEndpoints
 from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
 from gateway.registry import audit
 from gateway.registry.custom_headers import merged
@@ -71,9 +71,9 @@ def enabled(endpoint: Endpoint) -> Endpoint:
 
 
 def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
-    """What is left of *endpoint*: enough for its history to make sense. The secret goes, and the headers."""
+    """What is left of *endpoint*: enough for its history to make sense. Secrets go, and headers, which may hold some."""
     return replace(
-        endpoint,
+        without_previous_secret(endpoint),
         secret="",
         headers={},
         is_active=False,
@@ -82,6 +82,11 @@ def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
         paused_until=None,
         deleted_at=at,
     )
+
+
+def without_previous_secret(endpoint: Endpoint) -> Endpoint:
+    """*endpoint* with its current secret alone."""
+    return replace(endpoint, previous_secret=None, previous_secret_until=None)
 
 
 def cancel_reason(endpoint: Endpoint) -> Reason:
@@ -224,3 +229,52 @@ class DeleteEndpoint(msgspec.Struct, frozen=True):
             raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
         after = deleted(before, self.at)
         return await save(transaction, before, after, RevisionCause.DELETED, actor=self.actor, at=self.at)
+
+
+class RotateSecret(msgspec.Struct, frozen=True):
+    """Gives an endpoint a new secret; the one that it had stays in force beside it for *overlap_seconds*.
+
+    Raises EndpointNotFound, RotationInProgress."""
+
+    tenant: Tenant
+    endpoint_id: str
+    overlap_seconds: int
+    actor: Actor
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        if before.previous_secret_at(self.at) is not None:
+            raise RotationInProgress(
+                "the secret before this one is still in force, and two at a time are the most: "
+                'end that with {"finish": true}, or wait until `previousSecretExpiresAt`'
+            )
+        after = replace(without_previous_secret(before), secret=signing.new_secret())
+        if self.overlap_seconds:
+            until = self.at + self.overlap_seconds * SECOND
+            after = replace(after, previous_secret=before.secret, previous_secret_until=until)
+        action = AuditAction.WEBHOOK_SECRET_ROTATED
+        return await save(transaction, before, after, RevisionCause.UPDATED, actor=self.actor, at=self.at, action=action)
+
+
+class FinishRotation(msgspec.Struct, frozen=True):
+    """Takes an endpoint's previous secret out of force, if it has one; with *only_ended* one that is not in force any more at
+    *at*. Raises EndpointNotFound."""
+
+    tenant: Tenant
+    endpoint_id: str
+    actor: Actor
+    at: Timestamp
+    only_ended: bool = False
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        is_in_force = before.previous_secret_at(self.at) is not None
+        if before.previous_secret_until is None or (self.only_ended and is_in_force):
+            return before
+        after, action = without_previous_secret(before), AuditAction.WEBHOOK_ROTATION_FINISHED
+        return await save(transaction, before, after, RevisionCause.UPDATED, actor=self.actor, at=self.at, action=action)

@@ -247,3 +247,30 @@ def test_a_lease_outlasts_what_a_frozen_node_had_under_way(lease, statement):
         settings.load(environment={}, overrides={**given, "store.url": "postgresql://db/gateway"})
     assert str(refused.value).startswith("node.lease_seconds: must be more than store.statement_seconds + 2")
     assert settings.load(environment={}, overrides=given).node.lease_seconds == lease
+
+
+@pytest.mark.parametrize("key", ["short", "A" * 44, "A" * 43 + "==", "/" * 43 + "=", "Clear", "A" * 43 + "=\n", ""])
+def test_what_is_no_encryption_key_is_refused_and_not_shown(key):
+    """Whichever of the keys it is."""
+    good = "A" * 43 + "="
+    for place, keys in enumerate(((key,), (good, key)), 1):
+        with pytest.raises(SettingsError, match=rf"secrets\.encryption_key: item {place} is no key") as refused:
+            settings.Secrets(encryption_key=keys)
+        assert not key or key not in str(refused.value)
+        assert good not in str(refused.value)
+    assert good not in repr(settings.Secrets(encryption_key=(good,)))
+
+
+@pytest.mark.parametrize("value", [{"one": "hunter2"}, ["clear", ["hunter2"]], 5, [5]])
+def test_what_is_no_list_of_keys_is_not_shown(value):
+    """A key that stands where none belongs is still a key."""
+    with pytest.raises(SettingsError, match=r"secrets\.encryption_key: .*must be a (list|text) \(set as a flag\)") as refused:
+        settings.load(environment={}, overrides={"secrets.encryption_key": value})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_encryption_keys_come_from_the_environment():
+    """Comma-separated."""
+    keys = ("clear", "A" * 43 + "=", "B" * 43 + "=")
+    loaded = settings.load(environment={"GATEWAY_SECRETS__ENCRYPTION_KEY": ", ".join(keys)})
+    assert loaded.secrets.encryption_key == keys
