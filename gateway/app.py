@@ -51,6 +51,7 @@ from gateway.publishing.fan_out import FanOut
 from gateway.publishing.publisher import Publisher
 from gateway.publishing.writer import Writer
 from gateway.registry.endpoints import CreateEndpoint, new_endpoint
+from gateway.registry.reencryption import reencrypt
 from gateway.settings import Settings
 from gateway.store.backend import open_store
 from gateway.store.protocol import Effects, News, Store
@@ -59,6 +60,10 @@ from gateway.version import VERSION
 
 log = structlog.get_logger()
 
+_IN_CLEAR = (
+    "the store holds signing secrets in clear: put what `gateway secrets new-key` prints into secrets.encryption_key, and run "
+    "`gateway secrets reencrypt`"
+)
 _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
 _LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take at most
 
@@ -140,6 +145,7 @@ class Gateway:
         self._maintenance = Maintenance(
             changer=self._writer,
             unswept=store.unswept_endpoints,
+            ended_overlaps=store.ended_overlaps,
             clock=clock,
             retention_days=settings.retention.days,
             audit_days=settings.retention.audit_days,
@@ -163,7 +169,7 @@ class Gateway:
             publisher=self._publisher,
             tester=self._tester,
             catalogue=catalogue,
-            guard=AddressGuard(egress.allow, egress.deny),
+            guard=AddressGuard(egress.allow, egress.deny, ports=egress.allowed_ports),
             cursor_key=cursor_key,
             keys=self._authenticator,
             pinned=self._pinned,
@@ -173,6 +179,7 @@ class Gateway:
             look_for_news=None if self._node.member is None else self._node.member.look_now,
             metrics=self._metrics.render,
             nodes=self._nodes,
+            reencrypt=lambda: reencrypt(self._writer, self._store),
             backup=self._store.back_up,
         )
 
@@ -202,6 +209,7 @@ class Gateway:
                 settings.egress,
                 timeout_seconds=settings.delivery.timeout_seconds,
                 user_agent=f"webhook-gateway/{VERSION}",
+                most_connections=settings.delivery.max_in_flight,
             ) as sender,
         ):
             shared_time = SharedTime()
@@ -371,6 +379,8 @@ class Gateway:
                 path = self.settings.socket_path
                 if path is not None:
                     await stack.enter_async_context(self.operators_socket(path))
+                if self._store.sealing.current is None:
+                    log.warning("secrets.in_clear", todo=_IN_CLEAR)
                 log.info("gateway.started", version=VERSION, host=http.host, port=port, socket=path and str(path))
                 await stop.wait()
                 log.info("gateway.stopping")

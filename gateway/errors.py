@@ -46,6 +46,10 @@ class Stopping(StoreUnavailable):
     """The gateway is stopping and takes no more work; another node, or this one after its restart, will."""
 
 
+class SecretUnreadable(StoreUnavailable):
+    """A secret in the store is encrypted with a key that `secrets.encryption_key` lacks, or is damaged."""
+
+
 class TransactionConflict(GatewayError):
     """Two transactions stood in each other's way, and the database gave this one up; it is to be run again."""
 
@@ -77,8 +81,20 @@ class InvalidEvent(GatewayError):
         self.too_large = too_large
 
 
+class InvalidHeaders(GatewayError):
+    """Headers of an endpoint that cannot be; `faults` lists each field with what is wrong with it."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in faults))
+        self.faults = faults
+
+
 class EndpointNotFound(GatewayError):
     """No such endpoint in this organization and mode."""
+
+
+class RotationInProgress(GatewayError):
+    """The secret before the endpoint's current one is still in force, and two at a time are the most."""
 
 
 class DeliveryNotFound(GatewayError):

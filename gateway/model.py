@@ -86,6 +86,11 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     probe_count: int = 0  # since it was disabled by failures
     probe_at: Timestamp | None = None  # when the next probe is due; None: it is not probed
 
+    def previous_secret_at(self, at: Timestamp) -> str | None:
+        """The secret before this one, if it is in force beside it at *at*."""
+        until = self.previous_secret_until
+        return self.previous_secret if until is not None and at < until else None
+
     def __repr__(self) -> str:
         return f"Endpoint({self.id!r}, url={self.url!r}, is_active={self.is_active})"
 
@@ -224,7 +229,8 @@ class AttemptError(StrEnum):
 
     TIMEOUT = "timeout"  # not answered within `delivery.timeout_seconds`
     DNS_FAILED = "dns_failed"  # the host has no address, or its name servers did not answer
-    ADDRESS_FORBIDDEN = "address_forbidden"  # the host's address is not one that the gateway may reach
+    ADDRESS_FORBIDDEN = "address_forbidden"  # the host's address, or the port, is not one that the gateway may reach
+    PROXY_FAILED = "proxy_failed"  # the egress proxy cannot be reached, or did not connect to the endpoint
     CONNECTION_REFUSED = "connection_refused"
     CONNECTION_FAILED = "connection_failed"  # no route, network down, …
     CONNECTION_RESET = "connection_reset"  # closed or reset before an answer
@@ -338,11 +344,14 @@ class AuditAction(StrEnum):
     WEBHOOK_ENABLED = "webhook.enabled"  # with it, other fields may have been updated
     WEBHOOK_DISABLED = "webhook.disabled"  # likewise; `disabledReason` says why
     WEBHOOK_DELETED = "webhook.deleted"
+    WEBHOOK_SECRET_ROTATED = "webhook.secret_rotated"  # noqa: S105 - a name
+    WEBHOOK_ROTATION_FINISHED = "webhook.rotation_finished"  # by somebody, or by the gateway when the overlap has ended
     DELIVERY_RETRIED = "delivery.retried"
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     ORGANIZATION_PINNED = "organization.pinned"  # or unpinned
     BACKUP_CREATED = "backup.created"  # the target is its path
+    SECRETS_REENCRYPTED = "secrets.reencrypted"  # the target is the name of the key
 
 
 class AuditEntry(msgspec.Struct, frozen=True):

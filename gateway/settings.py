@@ -5,6 +5,7 @@ The only module that reads settings from files and the environment, once. `confi
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -114,11 +115,40 @@ class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxy: str = ""
     ca_file: str = ""
 
+    def __post_init__(self) -> None:
+        if self.proxy and not _is_proxy(self.proxy):
+            # It is not shown: it may hold a password.
+            raise SettingsError(
+                "egress.proxy: must be `http://HOST:PORT` or `http://USER:PASSWORD@HOST:PORT`, where `:/@?#[]%` in the user's "
+                "name and the password are written as %3A and so on"
+            )
+
+    def __repr__(self) -> str:
+        proxy = "***" if self.proxy else ""  # it may hold a password
+        return (
+            f"Egress(allow={self.allow}, deny={self.deny}, allowed_ports={self.allowed_ports}, "
+            f"require_https={self.require_https}, proxy={proxy!r}, ca_file={self.ca_file!r})"
+        )
+
+
+IN_CLEAR = "clear"
+"""In the place of an encryption key: encrypts nothing."""
+_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
+
 
 class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How secrets are kept."""
+    """How secrets are kept. Raises SettingsError when a key is none."""
 
-    encryption_key: tuple[str, ...] = ()  # the first encrypts, all decrypt
+    encryption_key: tuple[str, ...] = ()  # the first encrypts, all decrypt; `clear` as the first encrypts nothing
+
+    def __post_init__(self) -> None:
+        for number, key in enumerate(self.encryption_key, 1):
+            # The value is not shown.
+            if key != IN_CLEAR and not _FERNET_KEY.fullmatch(key):
+                raise SettingsError(
+                    f"secrets.encryption_key: item {number} is no key, which has 43 letters, digits, `-` and `_` and then `=`: "
+                    f"`gateway secrets new-key` prints one"
+                )
 
     def __repr__(self) -> str:
         return f"Secrets({len(self.encryption_key)} keys)"
@@ -235,6 +265,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.store_path.with_name(self.store_path.name + ".sock") if self.is_embedded else None
 
 
+_SECRET = frozenset({"secrets.encryption_key", "operations.secret"})  # values that no sentence shows
 _SILENT_SECONDS = 2.0  # after a statement's, the server ends a transaction of which it hears no more
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
@@ -249,6 +280,22 @@ def _is_url(url: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_proxy(url: str) -> bool:
+    """Whether *url* is an HTTP proxy's, with nothing in it that has no meaning."""
+    try:
+        parts = urlsplit(url)
+        is_place = bool(parts.hostname) and parts.port is not None and 1 <= parts.port <= 65_535
+    except ValueError:
+        return False
+    return (
+        is_place
+        and url.isprintable()
+        and parts.scheme == "http"
+        and parts.path in {"", "/"}
+        and not (parts.query or parts.fragment)
+    )
 
 
 class _Given(msgspec.Struct, frozen=True):
@@ -323,6 +370,8 @@ def _converted(name: str, kind: object, given: _Given) -> object:
         value = [part.strip() for part in value.split(",") if part.strip()]
     fault = _fault(kind, value)
     if fault is not None:
+        if name in _SECRET:
+            fault = fault.partition(", not ")[0]
         raise SettingsError(f"{name}: {fault} (set {given.source})")
     # Not strict: the environment's values are text.
     return msgspec.convert(value, type=cast("type[object]", kind), strict=False)

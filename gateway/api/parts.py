@@ -14,6 +14,7 @@ from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, Endpoint, Event, IdempotentAnswer, NodeStanding
 from gateway.publishing.event_types import Catalogue
+from gateway.registry.reencryption import Reencrypted
 from gateway.settings import Settings
 from gateway.store.protocol import Change, Changer, Log
 
@@ -79,4 +80,5 @@ class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
     look_for_news: Callable[[], Awaitable[None]] | None = None  # hears of what other nodes have committed
     metrics: Callable[[], bytes]  # in Prometheus's text format
     nodes: Callable[[], Awaitable[Sequence[NodeStanding]]] = _nobody  # those that share the store, by id
+    reencrypt: Callable[[], Awaitable[Reencrypted]]  # with the key that encrypts now
     backup: Callable[[Path], Awaitable[int]] | None = None  # copies the store into a new file, of so many bytes; None: cannot

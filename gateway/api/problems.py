@@ -28,12 +28,22 @@ NOT_FOUND = Kind(404, "not_found_error", "not_found")
 METHOD_NOT_ALLOWED = Kind(405, "validation_error", "method_not_allowed")
 IDEMPOTENCY_KEY_MISMATCH = Kind(409, "conflict_error", "idempotency_key_mismatch")
 IDEMPOTENCY_IN_PROGRESS = Kind(409, "conflict_error", "idempotency_in_progress")
+ROTATION_IN_PROGRESS = Kind(409, "conflict_error", "rotation_in_progress")
 PAYLOAD_TOO_LARGE = Kind(413, "validation_error", "payload_too_large")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "validation_error", "unsupported_media_type")
 RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limited")
 INTERNAL = Kind(500, "internal_error", "internal_error")
 OVERLOADED = Kind(503, "internal_error", "overloaded")
 UNAVAILABLE = Kind(503, "internal_error", "unavailable")
+
+
+_KINDS: dict[type[Exception], Kind] = {
+    errors.EndpointNotFound: WEBHOOK_NOT_FOUND,
+    errors.DeliveryNotFound: NOT_FOUND,
+    errors.KeyNotFound: NOT_FOUND,
+    errors.RotationInProgress: ROTATION_IN_PROGRESS,
+}
+"""Those whose sentence is the answer's."""
 
 
 class Problem(Exception):
@@ -120,20 +130,19 @@ def of_error(error: Exception) -> Problem | None:
     """The answer to whatever ended a request; None for a fault of the gateway's own."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, errors.InvalidEvent):
-        return too_large(error.faults) if error.too_large else invalid(error.faults)
+    if isinstance(error, errors.InvalidEvent | errors.InvalidHeaders):
+        is_too_large = isinstance(error, errors.InvalidEvent) and error.too_large
+        return too_large(error.faults) if is_too_large else invalid(error.faults)
     if isinstance(error, errors.TooManyEndpoints):
         return Problem(INVALID, _sentence(error), param="webhooks", faults=[("webhooks", _sentence(error))])
     if isinstance(error, errors.QueueFull | errors.StoreUnavailable | errors.ReservationLapsed):
-        kind = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
+        refusal = OVERLOADED if isinstance(error, errors.QueueFull) else UNAVAILABLE
         # What the store says of itself is for the log: it may speak of files, hosts and other people's statements.
         is_inside = isinstance(error, errors.StoreUnavailable) and not isinstance(error, errors.Stopping)
         sentence = "the store does not answer at the moment; try again" if is_inside else _sentence(error)
-        return Problem(kind, sentence, headers=[("Retry-After", str(error.retry_after_seconds))])
-    if isinstance(error, errors.EndpointNotFound):
-        return Problem(WEBHOOK_NOT_FOUND, _sentence(error))
-    is_missing = isinstance(error, errors.DeliveryNotFound | errors.KeyNotFound)
-    return Problem(NOT_FOUND, _sentence(error)) if is_missing else None
+        return Problem(refusal, sentence, headers=[("Retry-After", str(error.retry_after_seconds))])
+    kind = _KINDS.get(type(error))
+    return None if kind is None else Problem(kind, _sentence(error))
 
 
 def _sentence(error: Exception) -> str:

@@ -25,6 +25,7 @@ from gateway.api.operations import PREFIXES, Operation
 from gateway.api.organizations import Organizations
 from gateway.api.parts import ApiParts
 from gateway.api.pipeline import Pipeline
+from gateway.api.reencryption import Reencryption
 from gateway.api.webhooks import Webhooks
 from gateway.telemetry.metrics import CONTENT_TYPE
 
@@ -33,7 +34,7 @@ __all__ = ["ApiParts", "build_application", "operations"]
 
 def operations(parts: ApiParts) -> list[Operation]:
     """All that the API can do."""
-    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations, AuditLog, Nodes, Backups)
+    nouns = (Webhooks, Events, Deliveries, EventTypes, Keys, Organizations, AuditLog, Nodes, Backups, Reencryption)
     return [operation for noun in nouns for operation in noun(parts).operations()]
 
 

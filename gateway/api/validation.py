@@ -12,6 +12,7 @@ from gateway.api.problems import INVALID_JSON, Fault, Problem, invalid
 from gateway.clock import Timestamp, parse_timestamp
 from gateway.egress.addresses import AddressGuard, literal_address
 from gateway.publishing.event_types import Catalogue, is_event_pattern
+from gateway.registry.custom_headers import HIDDEN, HeaderRules
 
 T = TypeVar("T")
 
@@ -134,6 +135,24 @@ class Body:
         self.refuse(name, f"must be a whole number from {least} to {most}")
         return UNSET
 
+    def headers(self, rules: HeaderRules) -> Mapping[str, str] | UnsetType:
+        """The field `headers`, whose null is no headers."""
+        value = self.value("headers")
+        if isinstance(value, UnsetType):
+            return UNSET
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.refuse("headers", "must be an object of strings")
+            return UNSET
+        faults = [*rules.faults(value)]
+        # Where something is made there is no value yet that could be kept.
+        if self._null_is_absent:
+            keeps_nothing = f"must not be `{HIDDEN}`, which keeps a value that is there"
+            faults += [(f"headers.{name}", keeps_nothing) for name, content in value.items() if content == HIDDEN]
+        self._faults += faults
+        return UNSET if faults else value
+
     def refuse(self, name: str, message: str) -> None:
         """Adds a fault."""
         self._faults.append((name, message))
@@ -187,9 +206,12 @@ class WebhookRules:
         if port is not None and not (_NUMBER.fullmatch(port[1]) and 1 <= int(port[1]) <= 65_535):
             return "must have a port from 1 to 65535, or none"
         try:
-            host = URL(text).raw_host  # as it will be dialled
+            url = URL(text)
+            host = url.raw_host  # as it will be dialled
         except ValueError:  # also UnicodeError, for a name that IDNA cannot write
             return "is not a URL"
+        if not self._guard.allows_port(url.port):
+            return f"must have a port that deliveries may go to: {', '.join(map(str, self._guard.ports))}"
         address = literal_address(host or "")
         if address is not None:
             return None if self._guard.allows(str(address)) else "must not lead to a private or reserved address"

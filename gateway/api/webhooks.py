@@ -12,9 +12,23 @@ from gateway.api.parameters import is_id
 from gateway.api.parts import ApiParts, TestOutcome
 from gateway.api.problems import webhook_not_found
 from gateway.api.validation import WebhookRules
-from gateway.clock import isoformat
+from gateway.clock import DAY, SECOND, Timestamp, isoformat
 from gateway.model import Endpoint
-from gateway.registry.endpoints import CreateEndpoint, DeleteEndpoint, EndpointPatch, UpdateEndpoint, new_endpoint
+from gateway.registry.custom_headers import HeaderRules, hidden
+from gateway.registry.endpoints import (
+    CreateEndpoint,
+    DeleteEndpoint,
+    EndpointPatch,
+    FinishRotation,
+    RotateSecret,
+    UpdateEndpoint,
+    new_endpoint,
+)
+
+OVERLAP_SECONDS = DAY // SECOND
+"""For how long the secret before a new one stays in force, unless it is said otherwise."""
+
+MAX_OVERLAP_SECONDS = 7 * DAY // SECOND
 
 
 class WebhookView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -31,7 +45,9 @@ class WebhookView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     disabled_at: str | None
     disabled_reason: str | None
     api_version: str | None
+    headers: dict[str, str]  # without their values
     created_at: str
+    previous_secret_expires_at: str | None  # while two secrets are in force
     secret_key: str | UnsetType = UNSET  # only in the answer that made it
 
 
@@ -54,8 +70,9 @@ class TestView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     livemode: bool
 
 
-def webhook_view(endpoint: Endpoint, *, with_secret: bool = False) -> WebhookView:
-    """*endpoint* as the API shows it."""
+def webhook_view(endpoint: Endpoint, at: Timestamp, *, with_secret: bool = False) -> WebhookView:
+    """*endpoint* as the API shows it at *at*."""
+    until = endpoint.previous_secret_until
     return WebhookView(
         id=endpoint.id,
         livemode=endpoint.tenant.livemode,
@@ -67,7 +84,9 @@ def webhook_view(endpoint: Endpoint, *, with_secret: bool = False) -> WebhookVie
         disabled_at=None if endpoint.disabled_at is None else isoformat(endpoint.disabled_at),
         disabled_reason=endpoint.disabled_reason,
         api_version=endpoint.api_version,
+        headers=hidden(endpoint.headers),
         created_at=isoformat(endpoint.created_at),
+        previous_secret_expires_at=None if until is None or until <= at else isoformat(until),
         secret_key=endpoint.secret if with_secret else UNSET,
     )
 
@@ -78,6 +97,7 @@ class Webhooks:
     def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._cursors = Cursors(parts.cursor_key)
+        self._header_rules = HeaderRules(parts.settings.delivery.signature_header_prefix)
         self._rules = WebhookRules(
             require_https=parts.settings.egress.require_https,
             guard=parts.guard,
@@ -133,6 +153,14 @@ class Webhooks:
                 summary="Delete a webhook endpoint",
             ),
             Operation(
+                name="rotate_secret",
+                method="POST",
+                path="/webhooks/{id}/rotate-secret",
+                permission=write,
+                handler=self.rotate_secret,
+                summary="Give a webhook endpoint a new secret, or end the time in which the old one is in force, too",
+            ),
+            Operation(
                 name="test_webhook",
                 method="POST",
                 path="/webhooks/{id}/test",
@@ -146,11 +174,12 @@ class Webhooks:
         body, rules = call.read_body(null_is_absent=True), self._rules
         for name in ("url", "events"):
             body.require(name)
-        url, events, description, api_version = (
+        url, events, description, api_version, headers = (
             rules.url(body),
             rules.events(body),
             rules.description(body),
             rules.api_version(body),
+            body.headers(self._header_rules),
         )
         call.check()
         endpoint_id, at = self._parts.ids.next_with_time(ids.ENDPOINT)
@@ -161,11 +190,15 @@ class Webhooks:
             events=events or (),
             description=None if isinstance(description, UnsetType) else description,
             api_version=api_version or None,
+            headers=headers or {},
             at=at,
         )
         change = CreateEndpoint(endpoint, call.actor, self._parts.settings.limits.endpoints_per_organization)
         return await commit(
-            self._parts.writer, change, lambda made: call.dialect.one(webhook_view(made, with_secret=True), 201), call.ticket
+            self._parts.writer,
+            change,
+            lambda made: call.dialect.one(webhook_view(made, call.now, with_secret=True), 201),
+            call.ticket,
         )
 
     async def page(self, call: Call) -> Answer:
@@ -174,11 +207,13 @@ class Webhooks:
         below = call.parameters.cursor(self._cursors, list_)
         call.check()
         page = await self._parts.log.endpoints(call.tenant, below=below, limit=limit)
-        return call.dialect.page([webhook_view(endpoint) for endpoint in page.items], self._cursors.seal(list_, page.next_below))
+        return call.dialect.page(
+            [webhook_view(endpoint, call.now) for endpoint in page.items], self._cursors.seal(list_, page.next_below)
+        )
 
     async def get(self, call: Call) -> Answer:
         call.check()
-        return call.dialect.one(webhook_view(await self._found(call)))
+        return call.dialect.one(webhook_view(await self._found(call), call.now))
 
     async def update(self, call: Call) -> Answer:
         body, rules = call.read_body(), self._rules
@@ -188,10 +223,30 @@ class Webhooks:
             description=rules.description(body),
             api_version=rules.api_version(body),
             is_active=body.boolean("isActive"),
+            headers=body.headers(self._header_rules),
         )
         call.check()
         change = UpdateEndpoint(call.tenant, _id(call), patch, call.actor, call.now)
-        return await commit(self._parts.writer, change, lambda now: call.dialect.one(webhook_view(now)), call.ticket)
+        return await commit(self._parts.writer, change, lambda now: call.dialect.one(webhook_view(now, call.now)), call.ticket)
+
+    async def rotate_secret(self, call: Call) -> Answer:
+        """The new secret is shown in this answer alone. The end of an overlap shows none."""
+        body = call.read_body()
+        overlap_seconds = body.integer("overlapSeconds", least=0, most=MAX_OVERLAP_SECONDS)
+        finish = body.boolean("finish")
+        if finish is True and overlap_seconds is not UNSET:
+            body.refuse("overlapSeconds", "does not go with `finish`, which makes no new secret")
+        call.check()
+        if finish is True:
+            end = FinishRotation(call.tenant, _id(call), call.actor, call.now)
+            return await commit(self._parts.writer, end, lambda now: call.dialect.one(webhook_view(now, call.now)), call.ticket)
+        overlap = OVERLAP_SECONDS if isinstance(overlap_seconds, UnsetType) else overlap_seconds
+        return await commit(
+            self._parts.writer,
+            RotateSecret(call.tenant, _id(call), overlap, call.actor, call.now),
+            lambda now: call.dialect.one(webhook_view(now, call.now, with_secret=True)),
+            call.ticket,
+        )
 
     async def delete(self, call: Call) -> Answer:
         call.check()

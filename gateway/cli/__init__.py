@@ -11,7 +11,7 @@ _FAMILIES = {
     "serve": "Run the gateway.",
     "check": "Look at the settings and the store.",
     "migrate": "Bring the store's schema up to date.",
-    "endpoints": "Create, show, change, delete and test endpoints.",
+    "endpoints": "Create, show, change, delete and test endpoints, and rotate their secrets.",
     "events": "Publish events.",
     "deliveries": "Show deliveries and retry them.",
     "keys": "Create, list and revoke API keys.",
@@ -20,6 +20,7 @@ _FAMILIES = {
     "nodes": "List the nodes that share the store.",
     "audit": "Prove from the store that nothing accepted was lost.",
     "backup": "Copy the store into a file, also while a gateway runs on it.",
+    "secrets": "Make keys that encrypt secrets in the store, and encrypt anew.",
     "verify": "Verify a received webhook's signatures.",
     "copy": "Move everything from the embedded store into a PostgreSQL.",
 }

@@ -5,7 +5,7 @@ import os
 import resource
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from gateway.cli.options import json_option, settings_options
 from gateway.cli.output import cell, print_json
 from gateway.errors import GatewayError
-from gateway.settings import MAX_SOCKET_PATH, Settings, Store
+from gateway.settings import IN_CLEAR, MAX_SOCKET_PATH, Secrets, Settings, Store
 
 _OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
 _OTHER_CONNECTIONS = 5  # of a node to PostgreSQL, beside its pools: leases, news, waking and being woken, partitions
@@ -50,6 +50,7 @@ def command(*, settings: Settings, as_json: bool) -> None:
     found = [
         Finding(Weight.OK, "every setting is known and has a possible value"),
         *settings_findings(settings),
+        *secrets_findings(settings.secrets),
         *machine_findings(settings),
         *asyncio.run(store_findings(settings)),
     ]
@@ -94,7 +95,32 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
         )
     if any(network.endswith("/0") for network in settings.egress.allow):
         yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
+    yield from _authorities_findings(settings.egress.ca_file)
     yield from _catalogue_findings(settings)
+
+
+def _authorities_findings(ca_file: str) -> Iterator[Finding]:
+    if not ca_file:
+        return
+    from gateway.egress.connector import tls_context  # noqa: PLC0415 - so that --help is quick
+
+    try:
+        tls_context(ca_file)
+    except GatewayError as error:
+        yield Finding(Weight.FAULT, str(error))
+    else:
+        yield Finding(Weight.OK, f"the certificates in {ca_file} are trusted on top of the system's")
+
+
+def secrets_findings(secrets: Secrets) -> Iterator[Finding]:
+    """How secrets are going to be stored."""
+    if not secrets.encryption_key:
+        yield Finding(
+            Weight.NOTE,
+            "secrets.encryption_key is empty: the store holds signing secrets in clear; `gateway secrets new-key` prints a key",
+        )
+    elif secrets.encryption_key[0] == IN_CLEAR:
+        yield Finding(Weight.NOTE, f"secrets.encryption_key begins with `{IN_CLEAR}`: signing secrets are stored in clear")
 
 
 def _catalogue_findings(settings: Settings) -> Iterator[Finding]:
@@ -147,7 +173,7 @@ async def store_findings(settings: Settings) -> list[Finding]:
     """The state of the store: of the embedded one asked of the gateway when one is running, else seen in the file."""
     try:
         if settings.is_embedded:
-            return await _embedded_findings(settings.store_path, settings.socket_path)
+            return await _embedded_findings(settings)
         return await _shared_findings(settings)
     except GatewayError as error:
         return [Finding(Weight.FAULT, str(error))]
@@ -157,12 +183,13 @@ async def _shared_findings(settings: Settings) -> list[Finding]:
     from gateway.store.backend import require_postgres  # noqa: PLC0415 - so that --help is quick
 
     require_postgres()
-    return [*await _gateway_findings(settings.socket_path), *await _server_findings(settings.store)]
+    return [*await _gateway_findings(settings.socket_path), *await _server_findings(settings)]
 
 
-async def _server_findings(store: Store) -> list[Finding]:
+async def _server_findings(settings: Settings) -> list[Finding]:
     from gateway.store import postgres  # noqa: PLC0415 - its driver may be missing
 
+    store = settings.store
     found = await postgres.inspect(store)  # raises what makes the server unfit
     name = f"the PostgreSQL {found.server_version} of store.url"
     findings = [Finding(Weight.OK, f"{name} can be reached, and keeps what it has committed")]
@@ -171,6 +198,7 @@ async def _server_findings(store: Store) -> list[Finding]:
         findings.append(Finding(Weight.NOTE, f"the store {words}"))
     else:
         findings.append(Finding(Weight.OK, f"the store is at migration {found.migration}"))
+        findings += sealing_findings(settings.secrets, await _sealed_with(store))
     if found.migration and (unfinished := await _unfinished_copy(store)):
         findings.append(unfinished)
     room = await _room(store)
@@ -195,6 +223,37 @@ def connections_finding(store: Store, *, most: int, nodes: int) -> Finding:
     if nodes * each > most:
         return Finding(Weight.NOTE, f"{words}, {nodes} of them run, and the server lets the store's role open {most}")
     return Finding(Weight.OK, f"{words}: there is room for {most // each} of them on the server, and {nodes} run now")
+
+
+def sealing_findings(secrets: Secrets, sealed_with: Mapping[str | None, int]) -> Iterator[Finding]:
+    """Whether what is stored, so many texts encrypted with each key (None: in clear), can be read, and is as it would be stored
+    now. Pure."""
+    from gateway.store.sealing import Sealing  # noqa: PLC0415 - so that --help is quick
+
+    sealing = Sealing.of(secrets)
+    try:
+        sealing.require([name for name in sealed_with if name is not None])
+    except GatewayError as error:
+        yield Finding(Weight.FAULT, str(error))
+        return
+    what = "secrets and sets of headers of endpoints"
+    if current := sealed_with.get(sealing.current, 0):
+        how = "in clear" if sealing.current is None else f"encrypted with the key {sealing.current}"
+        yield Finding(Weight.OK, f"{current} {what} are stored {how}")
+    if others := sum(sealed_with.values()) - current:
+        names = [name for name in sealed_with if name != sealing.current]
+        how = " and ".join("in clear" if name is None else f"with the key {name}" for name in names)
+        yield Finding(Weight.NOTE, f"{others} {what} are still stored {how}: run `gateway secrets reencrypt`")
+
+
+async def _sealed_with(store: Store) -> Mapping[str | None, int]:
+    from gateway.store.postgres.connection import Database, opening  # noqa: PLC0415 - its driver may be missing
+
+    async with Database(store).single() as session:
+        await session.begin(opening(seconds=store.statement_seconds, mode="READ ONLY"))
+        found = {row[0]: row[1] for row in await session.rows("sealed_with")}
+        await session.end()
+    return found
 
 
 class _Room(msgspec.Struct, frozen=True):
@@ -266,20 +325,21 @@ async def _gateway_findings(socket: Path | None) -> list[Finding]:
     return [Finding(Weight.FAULT, f"a gateway is running on {socket}, but it is not ready: {fault}")]
 
 
-async def _embedded_findings(path: Path, socket: Path | None) -> list[Finding]:
+async def _embedded_findings(settings: Settings) -> list[Finding]:
     from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
 
-    running = await _gateway_findings(socket)
+    path = settings.store_path
+    running = await _gateway_findings(settings.socket_path)
     if running:
         is_ready = running[0].weight is Weight.OK
         return [*running, *(_served_findings(path) if is_ready else ())]
     if not inspection.exists(path):
         faults = _parent_findings(path)
         return faults or [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it")]
-    return [*await _file_findings(path), *_mode_findings(path)]
+    return [*await _file_findings(path, settings.secrets), *_mode_findings(path)]
 
 
-async def _file_findings(path: Path) -> list[Finding]:
+async def _file_findings(path: Path, secrets: Secrets) -> list[Finding]:
     from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
 
     found = await inspection.look_at(path)
@@ -291,7 +351,10 @@ async def _file_findings(path: Path) -> list[Finding]:
                 Weight.NOTE, f"the store {path} lacks {found.pending} migration(s); `gateway migrate` or `serve` applies them"
             )
         ]
-    return [Finding(Weight.OK, f"the store {path} is sound and at migration {found.migration}; no gateway is running on it")]
+    return [
+        Finding(Weight.OK, f"the store {path} is sound and at migration {found.migration}; no gateway is running on it"),
+        *sealing_findings(secrets, found.sealed_with),
+    ]
 
 
 def _served_findings(path: Path) -> list[Finding]:

@@ -62,6 +62,8 @@ def command(*, settings: Settings, source: str, target: str) -> None:
     used the store meanwhile. At the end all of it is read again from both and compared; until then no node starts on the
     database.
 
+    Secrets that are encrypted stay so: `secrets.encryption_key` has to have their keys, here and on the nodes.
+
     The rest of what is said about the database, such as store.migrate_url, is taken from the settings.
     """
     path = replace(settings, store=Store(url=source)).store_path
@@ -85,10 +87,11 @@ async def _copy(path: Path, settings: Settings, progress: "_Progress") -> "Copie
     from gateway.store.copying.copying import copy  # noqa: PLC0415 - its driver may be missing
     from gateway.store.copying.source import Source  # noqa: PLC0415
     from gateway.store.copying.target import Target  # noqa: PLC0415
+    from gateway.store.sealing import Sealing  # noqa: PLC0415
     from gateway.telemetry import logs  # noqa: PLC0415
 
     logs.configure(replace(settings.log, level="warning"))
-    async with Source.open(path) as source:
+    async with Source.open(path, Sealing.of(settings.secrets)) as source:
         if source.migrated_from is not None:
             progress.say(f"Brought the store {path} up to date first, from migration {source.migrated_from}.")
         async with Target.open(settings.store) as target:

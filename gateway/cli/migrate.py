@@ -1,7 +1,6 @@
 """`gateway migrate`: brings the store's schema up to date, as `gateway serve` does by itself."""
 
 import asyncio
-from pathlib import Path
 
 import click
 from msgspec.structs import replace
@@ -22,15 +21,17 @@ def command(*, settings: Settings) -> None:
     from gateway.telemetry import logs  # noqa: PLC0415 - so that --help is quick
 
     logs.configure(replace(settings.log, level="warning"))
-    work = _migrate_file(settings.store_path) if settings.is_embedded else _migrate_server(settings.store)
+    work = _migrate_file(settings) if settings.is_embedded else _migrate_server(settings.store)
     click.echo(cell(asyncio.run(work)))
 
 
-async def _migrate_file(path: Path) -> str:
-    from gateway.store.sqlite import SqliteStore, inspection  # noqa: PLC0415 - so that --help is quick
+async def _migrate_file(settings: Settings) -> str:
+    from gateway.store.backend import open_store  # noqa: PLC0415 - so that --help is quick
+    from gateway.store.sqlite import inspection  # noqa: PLC0415
 
+    path = settings.store_path
     before = await inspection.look_at(path) if inspection.exists(path) else None
-    async with SqliteStore.open(path):
+    async with open_store(settings):
         pass
     after = await inspection.look_at(path)
     return _told(f"the store {path}", None if before is None else before.migration, after.migration)

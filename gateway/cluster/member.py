@@ -16,7 +16,7 @@ from gateway.cluster.news import NewsWatch
 from gateway.cluster.observation import Conclusion, Observation
 from gateway.cluster.pause import Pause, pause
 from gateway.cluster.shares import fair_shares, shortfall, surplus
-from gateway.errors import StoreUnavailable
+from gateway.errors import SecretUnreadable, StoreUnavailable
 from gateway.model import Node
 from gateway.store.protocol import Cluster, ClusterView, News
 
@@ -279,6 +279,8 @@ class Member:
             self._settle.clear()
             try:
                 await self._settle_once()
+            except SecretUnreadable:
+                raise  # nor will it do better next time: see `news`
             except StoreUnavailable as error:
                 log.debug("cluster.unsettled", error=str(error))
             except Exception:

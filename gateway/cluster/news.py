@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from gateway.cluster.pause import Pause
-from gateway.errors import Stopping, StoreUnavailable
+from gateway.errors import SecretUnreadable, Stopping, StoreUnavailable
 from gateway.store.protocol import Cluster, News
 
 log = structlog.get_logger()
@@ -84,6 +84,9 @@ class NewsWatch:
     async def _look_or_say_why(self) -> StoreUnavailable | None:
         try:
             await self._look()
+        except SecretUnreadable:
+            # Another node encrypts with a key that this one lacks. It cannot learn what changes: it has to end.
+            raise
         except StoreUnavailable as error:
             return error
         except Exception:

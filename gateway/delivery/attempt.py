@@ -6,12 +6,13 @@ from random import Random
 import msgspec
 
 from gateway import signing
-from gateway.clock import Clock, isoformat
+from gateway.clock import SECOND, Clock, Timestamp, isoformat
 from gateway.delivery.body import render_body
 from gateway.delivery.outcome import Moment, decide
 from gateway.delivery.retry import RetrySchedule
 from gateway.egress.sender import Answer, Sender, failure
 from gateway.model import Attempt, AttemptError, AttemptTrigger, DueDelivery, Endpoint, Result
+from gateway.registry.custom_headers import HeaderRules, hidden
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode  # names of answer headers are a subclass of str
 
@@ -24,23 +25,29 @@ class Attempter:
         self._clock = clock
         self._schedule = schedule
         self._chance = chance
+        self._header_rules = HeaderRules(header_prefix)
         self._signature_header = f"{header_prefix}-Signature"
         self._event_header = f"{header_prefix}-Event"
         self._event_id_header = f"{header_prefix}-Event-Id"
         self._timestamp_header = f"{header_prefix}-Timestamp"
 
-    def headers(self, due: DueDelivery, endpoint: Endpoint, body: bytes, timestamp: int) -> dict[str, str]:
-        """The headers of an attempt made at *timestamp* (Unix seconds), in both signature families."""
-        event = due.event
+    def headers(self, due: DueDelivery, endpoint: Endpoint, body: bytes, at: Timestamp) -> dict[str, str]:
+        """The headers of an attempt made at *at*, in both signature families.
+
+        While two secrets are in force one family has a signature of each, the new one's first. The other has room for one: the
+        old one's, since receivers know that secret until they are told that they have the new one."""
+        event, timestamp = due.event, at // SECOND
+        previous = endpoint.previous_secret_at(at)
+        keys = [signing.secret_key(secret) for secret in (endpoint.secret, previous) if secret is not None]
         return {
             "Content-Type": "application/json",
-            self._signature_header: signing.hex_signature(endpoint.secret, body),
+            self._signature_header: signing.hex_signature(previous or endpoint.secret, body),
             self._event_header: event.type,
             self._event_id_header: event.id,
             self._timestamp_header: isoformat(event.timestamp),
             "webhook-id": event.id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": signing.standard_signature([signing.secret_key(endpoint.secret)], event.id, timestamp, body),
+            "webhook-signature": signing.standard_signature(keys, event.id, timestamp, body),
         }
 
     async def attempt(self, due: DueDelivery, endpoint: Endpoint) -> tuple[Answer, Result]:
@@ -51,9 +58,13 @@ class Attempter:
         clock = self._clock
         started_at, started = clock.now(), clock.monotonic()
         body = render_body(due.event, due.api_version)
-        headers = self.headers(due, endpoint, body, started_at // 1_000)
+        headers = self.headers(due, endpoint, body, started_at)
+        sent = headers
+        if endpoint.headers:
+            own = self._header_rules.sent(endpoint.headers)
+            sent, headers = headers | own, headers | hidden(own)
         try:
-            answer = await self._sender.send(endpoint.url, headers, body, organization_id=endpoint.tenant.organization_id)
+            answer = await self._sender.send(endpoint.url, sent, body, organization_id=endpoint.tenant.organization_id)
         except asyncio.CancelledError:
             # Only a stop cancels, and what it cuts off is to be written down: the cancellation ends here.
             answer = failure(AttemptError.INTERRUPTED, "The gateway stopped before the answer came.")

@@ -1,18 +1,20 @@
-"""What is done beside the deliveries, in small steps: storing that deliveries are canceled, and pruning history. Where several
+"""What is done beside the deliveries, in small steps: storing that deliveries are canceled, taking away secrets that are not in
+force any more, and pruning history. Where several
 nodes share a store, what concerns all of it is done by the one that leads."""
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 import structlog
 
 from gateway.clock import DAY, HOUR, MINUTE, SECOND, Clock, Timestamp
-from gateway.errors import GatewayError
+from gateway.errors import EndpointNotFound, GatewayError
 from gateway.model import DueDelivery, Endpoint, Result
-from gateway.registry.endpoints import cancel_reason
+from gateway.registry.endpoints import GATEWAY_ACTOR, FinishRotation, cancel_reason
 from gateway.registry.keys import TouchKeys
 from gateway.store.protocol import Changer, Effects, Transaction
 
@@ -21,6 +23,7 @@ log = structlog.get_logger()
 SWEEP_STEP = 1_000  # deliveries
 PRUNE_STEP = 200  # events
 EXPIRE_STEP = 1_000  # deliveries
+ROTATION_STEP = 100  # endpoints
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -85,6 +88,13 @@ class InterruptTests(msgspec.Struct, frozen=True):
         return await transaction.interrupt_tests(self.before, self.at)
 
 
+class EndedOverlaps(Protocol):
+    """Who has a secret that is not in force any more."""
+
+    async def __call__(self, at: Timestamp, *, limit: int) -> Sequence[Endpoint]:
+        """See `store.protocol.Log.ended_overlaps`."""
+
+
 class UsedKeys(Protocol):
     """Who knows when keys were last used."""
 
@@ -103,6 +113,7 @@ class Maintenance:
         *,
         changer: Changer,
         unswept: Callable[[], Awaitable[Sequence[Endpoint]]],
+        ended_overlaps: EndedOverlaps,
         clock: Clock,
         retention_days: int,
         audit_days: int,
@@ -114,6 +125,7 @@ class Maintenance:
         *test_seconds* is that of a node that went down; *leads* says whether this node does what concerns the whole store."""
         self._changer = changer
         self._find_unswept = unswept
+        self._ended_overlaps = ended_overlaps
         self._test_ms = round(test_seconds * SECOND)
         self._leads = leads
         self._clock = clock
@@ -154,11 +166,21 @@ class Maintenance:
         if self._clock.steady() >= self._touch_keys_at:
             # Not whenever there is something to sweep: each key is written once a minute at most.
             await self.touch_keys()
+            if self._leads():
+                await self._end_rotations()
             self._touch_keys_at = self._clock.steady() + MINUTE
         if self._clock.steady() >= self._tidy_up_at and self._leads():
             await self._tidy_up()
             self._tidy_up_at = self._clock.steady() + HOUR
         await self._clock.wait(self._wake, self._touch_keys_at)
+
+    async def _end_rotations(self) -> None:
+        """Takes away the previous secrets whose time is over. Nobody signs with them any more, by the same clock."""
+        now = self._clock.now()
+        while ended := await self._ended_overlaps(now, limit=ROTATION_STEP):
+            for endpoint in ended:
+                with suppress(EndpointNotFound):  # deleted meanwhile
+                    await self._changer.change(FinishRotation(endpoint.tenant, endpoint.id, GATEWAY_ACTOR, now, only_ended=True))
 
     async def touch_keys(self) -> None:
         """Stores when keys were last used."""

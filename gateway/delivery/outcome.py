@@ -16,6 +16,7 @@ _STRAINING_ERRORS = frozenset(
     {
         AttemptError.TIMEOUT,
         AttemptError.DNS_FAILED,
+        AttemptError.PROXY_FAILED,
         AttemptError.CONNECTION_REFUSED,
         AttemptError.CONNECTION_FAILED,
         AttemptError.CONNECTION_RESET,

@@ -52,12 +52,13 @@ _MAX_VERDICTS = 16_384
 
 
 class AddressGuard:
-    """Judges addresses: *deny* wins over *allow*, which wins over the rule of this module.
+    """Judges addresses: *deny* wins over *allow*, which wins over the rule of this module. Of ports, *ports* are allowed.
 
     An entry for an IPv4 network also holds for the mapped IPv6 form of its addresses (`::ffff:127.0.0.1`).
     """
 
-    def __init__(self, allow: Sequence[str], deny: Sequence[str]) -> None:
+    def __init__(self, allow: Sequence[str], deny: Sequence[str], *, ports: Sequence[int] = ()) -> None:
+        self.ports = ports  # none: all
         self._allow = [_unmapped_network(ip_network(text)) for text in allow]
         self._deny = [_unmapped_network(ip_network(text)) for text in deny]
         self._verdicts: dict[str | bytes | Address, bool] = {}
@@ -70,6 +71,10 @@ class AddressGuard:
                 self._verdicts.clear()
             verdict = self._verdicts[address] = self._judge(address)
         return verdict
+
+    def allows_port(self, port: int | None) -> bool:
+        """Whether *port* may be reached, at an address that may be."""
+        return not self.ports or port in self.ports
 
     def _judge(self, address: str | bytes | Address) -> bool:
         try:
@@ -92,7 +97,16 @@ def _is_in(address: Address, networks: Iterable[Network]) -> bool:
 def _is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return not _is_in(address, _IPV4_REFUSED)
-    return address in _IPV6_UNICAST and not _is_in(address, _IPV6_REFUSED)
+    if address not in _IPV6_UNICAST or _is_in(address, _IPV6_REFUSED):
+        return False
+    within = _isatap(address)
+    return within is None or _is_public(within)
+
+
+def _isatap(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address to which a machine with an ISATAP interface would send what is for *address* (RFC 5214, section 6.1)."""
+    interface = int(address) & 0xFFFF_FFFF_FFFF_FFFF
+    return IPv4Address(interface & 0xFFFF_FFFF) if interface >> 32 in {0x0000_5EFE, 0x0200_5EFE} else None
 
 
 def _unmapped_network(network: Network) -> Network:

@@ -6,23 +6,32 @@ import functools
 import re
 import socket
 import ssl
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, cast
 
-from aiohttp import AddrInfoType, ClientPayloadError, ClientRequest, TCPConnector
+from aiohttp import AddrInfoType, ClientConnectorError, ClientPayloadError, ClientRequest, ClientTimeout, TCPConnector
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import NEEDS_CLEANUP_CLOSED, Connection
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import RawResponseMessage
 from aiohttp.streams import StreamReader
+from aiohttp.tracing import Trace
 
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.resolver import ForbiddenAddress, GuardedResolver
+from gateway.errors import SettingsError
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_INTERIM_ANSWERS = 16
 KEEPALIVE_SECONDS = 15.0
+CONNECTION_SECONDS = 300.0
+"""A connection that is older is not used again, however busy: a name that leads elsewhere by now is looked up anew."""
+
+MOST_CONNECTIONS = 512
 _HAPPY_EYEBALLS_SECONDS = 0.25
+NO_TIMEOUT = ClientTimeout(total=None)  # the deadline of the exchange is round all of it
 _END_OF_HEAD = b"\r\n\r\n"
 _IS_INTERIM = re.compile(rb"HTTP/\d\.\d\s+1").match
 _READ_BUFFER_BYTES = 16 * 1024
@@ -33,11 +42,23 @@ _MAX_HEADERS = 100
 class Exchange:
     """What is known of one request and its answer while they are under way."""
 
-    __slots__ = ("answered", "reused")
+    __slots__ = ("answered", "awaits_proxy", "reused")
 
     def __init__(self) -> None:
         self.reused = False  # its connection had served an earlier request
         self.answered = False  # at least one byte of the answer has arrived
+        self.awaits_proxy = False  # the egress proxy has not connected it yet
+
+
+DIALLING: ContextVar[Exchange] = ContextVar("dialling")
+"""The exchange that a connection is being made for."""
+
+
+class ForbiddenPort(OSError):
+    """The port is not one that the gateway may reach."""
+
+    def __init__(self) -> None:
+        super().__init__("the port is not one that the gateway may reach")
 
 
 class HeadTooLong(HttpProcessingError):
@@ -47,8 +68,10 @@ class HeadTooLong(HttpProcessingError):
 class AnswerHandler(ResponseHandler):
     """The protocol of one connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle: "dict[AnswerHandler, None]") -> None:
         super().__init__(loop)
+        self.opened_at = loop.time()
+        self._idle = idle  # of its connector
         self._exchange = Exchange()
         self._was_used = False
         self._awaits_head = False
@@ -140,6 +163,11 @@ class AnswerHandler(ResponseHandler):
         else:
             super().set_exception(exc, exc_cause)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Nobody can use it again."""
+        self._idle.pop(self, None)
+        super().connection_lost(exc)
+
     def close(self) -> None:
         """Closes at once: a peer that never reads would otherwise keep the socket, and what is not sent, for ever."""
         if self.transport is not None and self.transport.get_write_buffer_size():
@@ -154,22 +182,40 @@ class AnswerHandler(ResponseHandler):
 
 
 @functools.cache
-def tls_context() -> ssl.SSLContext:
-    """The context of all connections: TLS 1.2 or later, the system's authorities. The first call reads files."""
+def tls_context(ca_file: str = "") -> ssl.SSLContext:
+    """The context of all connections: TLS 1.2 or later, the system's authorities and those of *ca_file* (PEM). The first call
+    reads files. Raises SettingsError when *ca_file* is of no use."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    if ca_file:
+        try:
+            context.load_verify_locations(ca_file)
+        except ssl.SSLError as error:
+            raise SettingsError(f"egress.ca_file: {ca_file} holds no certificates in PEM, or a broken one") from error
+        except OSError as error:
+            raise SettingsError(f"egress.ca_file: {ca_file} cannot be read: {error.strerror}") from error
     return context
 
 
 class GuardedConnector(TCPConnector):
     """Dials what *guard* allows and nothing else: names, literals and every other way to an address pass by here.
 
-    Limits are off, since the lanes admit requests and aiohttp shuffles all waiters at each release. With *keeps_alive*
-    False every request gets a fresh connection.
+    Limits are off, since the lanes admit requests and aiohttp shuffles all waiters at each release. But connections that are
+    open and idle ones are together never more than *most_connections*, as long as those that are open are not: a connection that
+    is made takes the place of the one that has been idle for longest. With *keeps_alive* False every request gets a fresh one.
     """
 
-    def __init__(self, *, guard: AddressGuard, resolver: GuardedResolver, tls: ssl.SSLContext, keeps_alive: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        guard: AddressGuard,
+        resolver: GuardedResolver,
+        tls: ssl.SSLContext,
+        keeps_alive: bool = True,
+        connection_seconds: float = CONNECTION_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+    ) -> None:
         lifetime: dict[str, Any] = {"keepalive_timeout": KEEPALIVE_SECONDS} if keeps_alive else {"force_close": True}
         super().__init__(
             resolver=resolver,
@@ -183,16 +229,63 @@ class GuardedConnector(TCPConnector):
             **lifetime,
         )
         self._guard = guard
-        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(AnswerHandler, loop=self._loop))
+        self._connection_seconds = connection_seconds
+        self._most_connections = most_connections
+        self._idle: dict[AnswerHandler, None] = {}  # those in the pool, longest idle first
+        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(AnswerHandler, self._loop, self._idle))
 
     async def idle(self, dial: ClientRequest) -> Connection | None:
         """A connection that an earlier request has left, at once; None when there is none."""
         return await self._get(dial.connection_key, [])
 
+    async def dial(self, dial: ClientRequest, exchange: Exchange) -> Connection:
+        """A connection that is made for *exchange*."""
+        DIALLING.set(exchange)
+        return await self.connect(dial, [], NO_TIMEOUT)
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            handler = cast(AnswerHandler, connection.protocol)
+            self._idle.pop(handler, None)
+            if self._loop.time() - handler.opened_at <= self._connection_seconds:
+                return connection
+            connection.close()
+        return None
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        super()._release(key, protocol, should_close=should_close)
+        if protocol.is_connected() and not self.closed:
+            self._idle[cast(AnswerHandler, protocol)] = None
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: ClientTimeout,  # noqa: ASYNC109 - as aiohttp has it
+    ) -> ResponseHandler:
+        del traces, timeout  # there are none
+        if not self._guard.allows_port(req.port):
+            raise ClientConnectorError(req.connection_key, ForbiddenPort())
+        if self._idle and len(self._acquired) + len(self._idle) > self._most_connections:
+            longest_idle = next(iter(self._idle))
+            del self._idle[longest_idle]
+            longest_idle.abort()
+        return await self._reach(req)
+
+    async def _reach(self, req: ClientRequest) -> ResponseHandler:
+        """A connection to the target of *req*, secured if it is to be."""
+        return await super()._create_connection(req, [], NO_TIMEOUT)
+
     def _make_socket(self, address: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, to = address
+        to = address[4]
         if not self._guard.allows(str(to[0])):
             raise ForbiddenAddress
+        if not self._guard.allows_port(int(to[1])):
+            raise ForbiddenPort
+        return self._open_socket(address)
+
+    def _open_socket(self, address: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, _ = address
         dialled = socket.socket(family, kind, protocol)
         dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return dialled

@@ -20,7 +20,6 @@ from gateway.egress.connector import AnswerHandler, Exchange, GuardedConnector
 
 KEPT_BODY_BYTES = 16 * 1024
 
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)  # the deadline of the exchange is round all of it
 _UPGRADED = 101
 
 
@@ -33,7 +32,9 @@ class Target:
     """Where requests for one URL go, and what their heads begin with."""
 
     def __init__(self, url: URL, *, user_agent: str) -> None:
-        self.dial = _DialRequest("POST", url, loop=asyncio.get_running_loop(), ssl=True)
+        # Certificates name a host without the dot at its end.
+        name = (url.raw_host or "").rstrip(".")
+        self.dial = _DialRequest("POST", url, loop=asyncio.get_running_loop(), ssl=True, server_hostname=name)
         self.head = f"POST {url.raw_path_qs} HTTP/1.1\r\nHost: {url.host_port_subcomponent}\r\nUser-Agent: {user_agent}\r\n"
 
 
@@ -62,7 +63,7 @@ async def exchange(connector: GuardedConnector, target: Target, request: bytes, 
     connection = await connector.idle(target.dial)
     if connection is None:
         async with asyncio.timeout_at(deadline):
-            connection = await connector.connect(target.dial, [], _NO_TIMEOUT)
+            connection = await connector.dial(target.dial, state)
     try:
         message, content = await _send(connection.protocol, request, state, deadline)
     except BaseException:

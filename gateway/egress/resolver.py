@@ -63,8 +63,11 @@ class GuardedResolver(AbstractResolver):
     """Resolves names for the connector, which must not cache them: a cache of its own would let an organization wait
     behind another's lookup. The names in /etc/hosts, `localhost` among them, are answered by c-ares itself."""
 
-    def __init__(self, guard: AddressGuard, *, nameservers: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, guard: AddressGuard, *, nameservers: Sequence[str] | None = None, kept_seconds: float = _KEPT_SECONDS
+    ) -> None:
         self._guard = guard
+        self._kept_seconds = kept_seconds
         self._loop = asyncio.get_running_loop()
         # None: those of the system.
         self._aiodns = aiodns.DNSResolver(nameservers, self._loop, timeout=1.0, tries=2)
@@ -148,7 +151,7 @@ class GuardedResolver(AbstractResolver):
         return outcome if outcome is not None and outcome.until > self._loop.time() else None
 
     def _keep(self, host: str, addresses: list[str], failure: str | None) -> _Outcome:
-        kept_seconds = _KEPT_SECONDS if addresses else _FAILURE_KEPT_SECONDS
+        kept_seconds = self._kept_seconds if addresses else min(self._kept_seconds, _FAILURE_KEPT_SECONDS)
         outcome = _Outcome(addresses, failure, self._loop.time() + kept_seconds)
         self._kept.pop(host, None)
         self._kept[host] = outcome

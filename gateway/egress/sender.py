@@ -4,9 +4,9 @@ import asyncio
 import functools
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import msgspec
@@ -16,14 +16,18 @@ from yarl import URL
 
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.connector import (
+    CONNECTION_SECONDS,
     MAX_HEAD_BYTES,
     MAX_INTERIM_ANSWERS,
+    MOST_CONNECTIONS,
     Exchange,
+    ForbiddenPort,
     GuardedConnector,
     HeadTooLong,
     tls_context,
 )
 from gateway.egress.exchange import Head, Target, exchange, render
+from gateway.egress.proxy import EVERYWHERE, ProxiedConnector, ProxyFailed, read_proxy
 from gateway.egress.resolver import ORGANIZATION, ForbiddenAddress, GuardedResolver
 from gateway.model import AttemptError
 from gateway.settings import Egress
@@ -54,26 +58,54 @@ class _UnusableUrl(Exception):
 class Sender:
     """Sends requests, each within *timeout_seconds* for everything: name, connection, TLS and answer.
 
-    Use as an async context manager. *tls* is for tests that trust a certificate of their own.
+    Use as an async context manager. It keeps at most *most_connections* connections, as long as no more requests are under way,
+    and uses none of them for longer than *connection_seconds*. *tls* and *make_resolver* are for tests: a certificate that only
+    they trust, and names that only they know.
     """
 
     def __init__(
-        self, egress: Egress, *, timeout_seconds: float, user_agent: str = USER_AGENT, tls: ssl.SSLContext | None = None
+        self,
+        egress: Egress,
+        *,
+        timeout_seconds: float,
+        user_agent: str = USER_AGENT,
+        most_connections: int = MOST_CONNECTIONS,
+        connection_seconds: float = CONNECTION_SECONDS,
+        tls: ssl.SSLContext | None = None,
+        make_resolver: Callable[[AddressGuard], GuardedResolver] = GuardedResolver,
     ) -> None:
-        self._guard = AddressGuard(egress.allow, egress.deny)
+        """Raises SettingsError when `egress.ca_file` is of no use."""
+        self._guard = AddressGuard(egress.allow, egress.deny, ports=egress.allowed_ports)
+        self._proxy = read_proxy(egress.proxy)
         self._timeout_seconds = timeout_seconds
         self._user_agent = user_agent
-        self._tls = tls
+        self._most_connections = most_connections
+        self._connection_seconds = connection_seconds
+        self._tls = tls or tls_context(egress.ca_file)
+        self._make_resolver = make_resolver
         self._schemes = ("https",) if egress.require_https else ("http", "https")
         self._target = functools.lru_cache(_MAX_TARGETS)(self._make_target)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._resolver = GuardedResolver(self._guard)
-        tls = self._tls or tls_context()
-        self._pooled = GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls)
-        self._fresh = GuardedConnector(guard=self._guard, resolver=self._resolver, tls=tls, keeps_alive=False)
+        self._resolver = self._make_resolver(self._guard)
+        self._proxy_resolver = None if self._proxy is None else self._make_resolver(EVERYWHERE)
+        self._pooled = self._make_connector(keeps_alive=True)
+        self._fresh = self._make_connector(keeps_alive=False)
         return self
+
+    def _make_connector(self, *, keeps_alive: bool) -> GuardedConnector:
+        how: dict[str, Any] = {
+            "guard": self._guard,
+            "resolver": self._resolver,
+            "tls": self._tls,
+            "keeps_alive": keeps_alive,
+            "connection_seconds": self._connection_seconds,
+            "most_connections": self._most_connections,
+        }
+        if self._proxy is None or self._proxy_resolver is None:
+            return GuardedConnector(**how)
+        return ProxiedConnector(proxy=self._proxy, proxy_resolver=self._proxy_resolver, **how)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -85,6 +117,8 @@ class Sender:
         await self._pooled.close()
         await self._fresh.close()
         await self._resolver.close()
+        if self._proxy_resolver is not None:
+            await self._proxy_resolver.close()
 
     def _make_target(self, text: str) -> Target:
         try:
@@ -119,7 +153,7 @@ class Sender:
             return judge(head, resent=resent)
         except Exception as error:
             # The boundary: what has no name in `explain` is a fault of the gateway itself.
-            reason, message = explain(error, answered=state.answered, timeout_seconds=self._timeout_seconds)
+            reason, message = explain(error, state, timeout_seconds=self._timeout_seconds)
             if reason is AttemptError.CRASHED:
                 log.exception("exchange.crashed")
             return failure(reason, message, resent=resent)
@@ -152,12 +186,15 @@ def _text(value: str) -> str:
 
 
 def explain(  # noqa: C901, PLR0911 - a table of cases, as flat as can be
-    error: Exception, *, answered: bool, timeout_seconds: float
+    error: Exception, state: Exchange, *, timeout_seconds: float
 ) -> tuple[AttemptError, str]:
-    """What *error* means for the attempt, and a sentence about it. *answered* says whether a part of an answer had arrived."""
+    """What *error* means for the attempt, and a sentence about it. *state* is how far it had come."""
     match error:
         case TimeoutError():
-            return AttemptError.TIMEOUT, f"The endpoint did not answer within {timeout_seconds:g} s."
+            what = "The egress proxy did not connect to the endpoint" if state.awaits_proxy else "The endpoint did not answer"
+            return AttemptError.TIMEOUT, f"{what} within {timeout_seconds:g} s."
+        case ProxyFailed():
+            return AttemptError.PROXY_FAILED, str(error)
         case _UnusableUrl():
             return AttemptError.CONNECTION_FAILED, str(error)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
@@ -176,7 +213,7 @@ def explain(  # noqa: C901, PLR0911 - a table of cases, as flat as can be
         case aiohttp.ClientOSError(__cause__=ssl.SSLError() as fault):
             return AttemptError.TLS_FAILED, f"TLS failed: {_tls_fault(fault)}."
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | aiohttp.ClientConnectionResetError():
-            how = "in the middle of" if answered else "before"
+            how = "in the middle of" if state.answered else "before"
             return AttemptError.CONNECTION_RESET, f"The endpoint closed the connection {how} its answer."
         case aiohttp.ClientConnectionError() | OSError():
             return AttemptError.CONNECTION_FAILED, "The connection failed."
@@ -190,6 +227,8 @@ def _explain_unconnected(  # noqa: PLR0911 - as above
     match error.os_error:
         case ForbiddenAddress():
             return AttemptError.ADDRESS_FORBIDDEN, "The host's address is not one that the gateway may reach."
+        case ForbiddenPort():
+            return AttemptError.ADDRESS_FORBIDDEN, "The URL's port is not one that the gateway may reach."
         case OSError() as cause if isinstance(error, aiohttp.ClientConnectorDNSError):
             return AttemptError.DNS_FAILED, f"The host's name could not be resolved: {cause}."
         case ssl.SSLError() as cause:

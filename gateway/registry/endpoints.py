@@ -1,15 +1,18 @@
-"""Changes of endpoints. Each writes a numbered revision and an entry of the audit log in the same commit, and whatever takes an
-endpoint out of service raises its activation, which cancels what waits for it."""
+"""Changes of endpoints and of their secrets. Each writes a numbered revision and an entry of the audit log in the same commit,
+and whatever takes an endpoint out of service raises its activation, which cancels what waits for it."""
+
+from collections.abc import Mapping
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway import signing
-from gateway.clock import Timestamp
-from gateway.errors import EndpointNotFound, TooManyEndpoints
+from gateway.clock import SECOND, Timestamp
+from gateway.errors import EndpointNotFound, RotationInProgress, TooManyEndpoints
 from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
 from gateway.registry import audit
+from gateway.registry.custom_headers import merged
 from gateway.store.protocol import Transaction
 
 GATEWAY_ACTOR = Actor("gateway")
@@ -25,6 +28,7 @@ def new_endpoint(
     description: str | None,
     api_version: str | None,
     at: Timestamp,
+    headers: Mapping[str, str] | None = None,
 ) -> Endpoint:
     """An active endpoint with a new secret."""
     return Endpoint(
@@ -44,6 +48,7 @@ def new_endpoint(
         paused_until=None,
         created_at=at,
         deleted_at=None,
+        headers=headers or {},
     )
 
 
@@ -66,16 +71,22 @@ def enabled(endpoint: Endpoint) -> Endpoint:
 
 
 def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
-    """What is left of *endpoint*: enough for its history to make sense. The secret goes."""
+    """What is left of *endpoint*: enough for its history to make sense. Secrets go, and headers, which may hold some."""
     return replace(
-        endpoint,
+        without_previous_secret(endpoint),
         secret="",
+        headers={},
         is_active=False,
         activation=endpoint.activation + 1,
         deactivated_at=at,
         paused_until=None,
         deleted_at=at,
     )
+
+
+def without_previous_secret(endpoint: Endpoint) -> Endpoint:
+    """*endpoint* with its current secret alone."""
+    return replace(endpoint, previous_secret=None, previous_secret_until=None)
 
 
 def cancel_reason(endpoint: Endpoint) -> Reason:
@@ -160,10 +171,14 @@ class EndpointPatch(msgspec.Struct, frozen=True):
     description: str | None | UnsetType = UNSET
     api_version: str | None | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
+    headers: Mapping[str, str] | UnsetType = UNSET
+
+    def __repr__(self) -> str:
+        return "EndpointPatch(…)"  # headers are secrets
 
 
 class UpdateEndpoint(msgspec.Struct, frozen=True):
-    """Changes the given fields of an endpoint. Raises EndpointNotFound."""
+    """Changes the given fields of an endpoint. Raises EndpointNotFound, InvalidHeaders."""
 
     tenant: Tenant
     endpoint_id: str
@@ -188,6 +203,8 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
             if (value := getattr(patch, name)) is not UNSET
         }
         after = replace(before, **changes)
+        if not isinstance(patch.headers, UnsetType):
+            after = replace(after, headers=merged(before.headers, patch.headers))
         if after.url != before.url:
             # Another receiver: what the last one did says nothing about it.
             after = replace(after, failed_in_row=0, paused_until=None)
@@ -212,3 +229,52 @@ class DeleteEndpoint(msgspec.Struct, frozen=True):
             raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
         after = deleted(before, self.at)
         return await save(transaction, before, after, RevisionCause.DELETED, actor=self.actor, at=self.at)
+
+
+class RotateSecret(msgspec.Struct, frozen=True):
+    """Gives an endpoint a new secret; the one that it had stays in force beside it for *overlap_seconds*.
+
+    Raises EndpointNotFound, RotationInProgress."""
+
+    tenant: Tenant
+    endpoint_id: str
+    overlap_seconds: int
+    actor: Actor
+    at: Timestamp
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        if before.previous_secret_at(self.at) is not None:
+            raise RotationInProgress(
+                "the secret before this one is still in force, and two at a time are the most: "
+                'end that with {"finish": true}, or wait until `previousSecretExpiresAt`'
+            )
+        after = replace(without_previous_secret(before), secret=signing.new_secret())
+        if self.overlap_seconds:
+            until = self.at + self.overlap_seconds * SECOND
+            after = replace(after, previous_secret=before.secret, previous_secret_until=until)
+        action = AuditAction.WEBHOOK_SECRET_ROTATED
+        return await save(transaction, before, after, RevisionCause.UPDATED, actor=self.actor, at=self.at, action=action)
+
+
+class FinishRotation(msgspec.Struct, frozen=True):
+    """Takes an endpoint's previous secret out of force, if it has one; with *only_ended* one that is not in force any more at
+    *at*. Raises EndpointNotFound."""
+
+    tenant: Tenant
+    endpoint_id: str
+    actor: Actor
+    at: Timestamp
+    only_ended: bool = False
+
+    async def apply(self, transaction: Transaction) -> Endpoint:
+        before = await transaction.endpoint(self.tenant, self.endpoint_id)
+        if before is None:
+            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+        is_in_force = before.previous_secret_at(self.at) is not None
+        if before.previous_secret_until is None or (self.only_ended and is_in_force):
+            return before
+        after, action = without_previous_secret(before), AuditAction.WEBHOOK_ROTATION_FINISHED
+        return await save(transaction, before, after, RevisionCause.UPDATED, actor=self.actor, at=self.at, action=action)

@@ -6,22 +6,24 @@ from gateway.errors import SettingsError
 from gateway.settings import Settings
 from gateway.store.protocol import Store
 from gateway.store.record import Record
+from gateway.store.sealing import Sealing
 
 
 def open_store(settings: Settings) -> AbstractAsyncContextManager[Store]:
     """The store at `store.url`, made and migrated when need be.
 
-    Opening raises StoreLocked, SchemaMismatch, StoreUnavailable; this raises SettingsError when its driver is missing.
+    Opening raises StoreLocked, SchemaMismatch, StoreUnavailable, SecretUnreadable; this raises SettingsError when its driver is
+    missing.
     """
     # Only what is used is loaded: the one driver is an extra, the other takes a while.
     if settings.is_embedded:
         from gateway.store.sqlite import SqliteStore  # noqa: PLC0415
 
-        return SqliteStore.open(settings.store_path)
+        return SqliteStore.open(settings.store_path, Sealing.of(settings.secrets))
     require_postgres()
     from gateway.store.postgres import PostgresStore  # noqa: PLC0415
 
-    return PostgresStore.open(settings.store)
+    return PostgresStore.open(settings.store, Sealing.of(settings.secrets))
 
 
 def open_record(settings: Settings) -> AbstractAsyncContextManager[Record]:

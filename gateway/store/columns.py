@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from gateway.model import Actor, ApiKey, AuditEntry, Endpoint, Mode, Revision, Tenant
+from gateway.store.sealing import Sealing
 
 StoredList = Callable[[Sequence[str]], object]
 """How a backend stores a list of texts."""
@@ -18,7 +19,8 @@ def tenant_parameters(tenant: Tenant) -> dict[str, object]:
     return {"organization_id": tenant.organization_id, "mode": tenant.mode}
 
 
-def endpoint_parameters(subject: Endpoint, stored: StoredList) -> dict[str, object]:
+def endpoint_parameters(subject: Endpoint, stored: StoredList, sealing: Sealing) -> dict[str, object]:
+    previous, headers = subject.previous_secret, stored_headers(subject.headers)
     return {
         **tenant_parameters(subject.tenant),
         "id": subject.id,
@@ -26,7 +28,7 @@ def endpoint_parameters(subject: Endpoint, stored: StoredList) -> dict[str, obje
         "events": stored(subject.events),
         "description": subject.description,
         "api_version": subject.api_version,
-        "secret": subject.secret,
+        "secret": sealing.seal(subject.secret),
         "is_active": subject.is_active,
         "disabled_at": subject.disabled_at,
         "disabled_reason": subject.disabled_reason,
@@ -37,9 +39,9 @@ def endpoint_parameters(subject: Endpoint, stored: StoredList) -> dict[str, obje
         "created_at": subject.created_at,
         "deleted_at": subject.deleted_at,
         "revision": subject.revision,
-        "previous_secret": subject.previous_secret,
+        "previous_secret": None if previous is None else sealing.seal(previous),
         "previous_secret_until": subject.previous_secret_until,
-        "headers": stored_headers(subject.headers),
+        "headers": None if headers is None else sealing.seal(headers),
         "probe_count": subject.probe_count,
         "probe_at": subject.probe_at,
     }
@@ -53,6 +55,14 @@ def stored_headers(headers: Mapping[str, str]) -> str | None:
 def read_headers(stored: str | None) -> Mapping[str, str]:
     """What `stored_headers` has made."""
     return {} if stored is None else _headers.decode(stored)
+
+
+def resealed(sealing: Sealing, id: str, *stored: str | None) -> dict[str, object] | None:
+    """The secret texts of an endpoint, which are *stored* so, as they are to be stored now; None when they are already."""
+    if all(text is None or sealing.is_current(text) for text in stored):
+        return None
+    secret, previous, headers = (None if text is None else sealing.seal(sealing.open(text, of=id)) for text in stored)
+    return {"id": id, "secret": secret, "previous_secret": previous, "headers": headers}
 
 
 def revision_parameters(subject: Revision, number: int, stored: StoredList) -> dict[str, object]:

@@ -32,6 +32,7 @@ from gateway.model import (
     Revision,
     Tenant,
 )
+from gateway.store.sealing import Sealing
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -128,6 +129,14 @@ class Claimed(msgspec.Struct, frozen=True):
     next_retry_at: Timestamp | None = None  # of the earliest later attempt that was left behind
 
 
+class Resealed(msgspec.Struct, frozen=True):
+    """What a step of encrypting secrets anew has come to."""
+
+    seen: int  # endpoints
+    resealed: int  # those of them that were in clear, or encrypted with another key
+    last: str | None  # the id of the endpoint to go on after; None: there are no more
+
+
 class Effects(msgspec.Struct):
     """What a transaction did that others in the process hold in memory; acted on after its commit."""
 
@@ -178,6 +187,10 @@ class Transaction(Protocol):
 
     async def pause_endpoints(self, pauses: Sequence[tuple[str, Timestamp]]) -> None:
         """Keeps, for each endpoint id, the later of the pause that it has and the one given."""
+
+    async def reseal_endpoints(self, after: str, *, limit: int) -> Resealed:
+        """Encrypts with the key that encrypts now what is stored otherwise of up to *limit* endpoints with ids above *after*,
+        deleted ones included. Nothing else of them changes, so that nobody has to hear of it."""
 
     async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
         """Stores `canceled` for up to *limit* pending deliveries of earlier activations; how many it was."""
@@ -303,6 +316,9 @@ class Log(Protocol):
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
         """Endpoints with ids below *below*, deleted ones left out."""
 
+    async def ended_overlaps(self, at: Timestamp, *, limit: int) -> Sequence[Endpoint]:
+        """Up to *limit* endpoints that still have a previous secret although it is not in force any more at *at*."""
+
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
         """The event with its data."""
 
@@ -329,6 +345,9 @@ class Log(Protocol):
 
     async def audit_log(self, tenant: Tenant | None, only: AuditFilter, *, below: str | None, limit: int) -> Page[AuditEntry]:
         """What was done in a tenant, or with None anywhere, with ids below *below*."""
+
+    async def sealed_with(self) -> Mapping[str | None, int]:
+        """How many secret texts are stored encrypted, by the name of their key; None: in clear."""
 
     async def organizations(self) -> Sequence[Organization]:
         """The organizations that are pinned or have had an endpoint or a key, by id."""
@@ -418,8 +437,14 @@ class WakeUps(Protocol):
 class Store(Intake, Log, Protocol):
     """A store, open."""
 
+    sealing: Sealing
+
     cluster: Cluster | None  # None: no other process works on this store
 
     @property
     def back_up(self) -> Callable[[Path], Awaitable[int]] | None:
         """Copies the store into a new file; how many bytes it has. None where the database has means of its own."""
+
+    @property
+    def wipe(self) -> Callable[[], Awaitable[None]] | None:
+        """Sees to it that what was overwritten is in no file of the store any more. None where that is the database's affair."""

@@ -34,6 +34,7 @@ async def test_endpoint(store: Store):
         deactivated_at=START + 1,
         failed_in_row=2,
         paused_until=START + 2,
+        headers={"Authorization": "Bearer ünïcode", "X-Team": "billing"},
     )
     await add_endpoints(store, plain, full)
     for subject in (plain, full):

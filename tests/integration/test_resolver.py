@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import struct
 import time
 from collections.abc import AsyncIterator, Sequence
-from ipaddress import ip_address
 
 import pytest
 
@@ -18,60 +16,21 @@ from gateway.egress.resolver import (
     GuardedResolver,
     NameNotResolved,
 )
+from tests.name_server import NameServer
 
 PUBLIC = "93.184.215.14"
-A, AAAA = 1, 28
-
-
-class NameServer(asyncio.DatagramProtocol):
-    """Knows the addresses of *names*; says nothing about those that have none, and that all others do not exist."""
-
-    transport: asyncio.DatagramTransport
-
-    def __init__(self, names: dict[str, Sequence[str]]) -> None:
-        self.names = names
-        self.asked: list[str] = []
-
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        labels, position = [], 12
-        while data[position]:
-            labels.append(data[position + 1 : position + 1 + data[position]].decode())
-            position += 1 + data[position]
-        name = ".".join(labels)
-        (kind,) = struct.unpack_from("!H", data, position + 1)
-        question = data[12 : position + 5]
-        self.asked.append(name)
-        known = self.names.get(name)
-        if known is not None and not known:
-            return
-        packed = [ip_address(address).packed for address in known or ()]
-        records = [
-            b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, 60, len(address)) + address
-            for address in packed
-            if len(address) == (4 if kind == A else 16)
-        ]
-        flags = 0x8180 if known else 0x8183
-        head = data[:2] + struct.pack("!HHHHH", flags, 1, len(records), 0, 0)
-        self.transport.sendto(head + question + b"".join(records), addr)
 
 
 @contextlib.asynccontextmanager
 async def resolving(
     names: dict[str, Sequence[str]], *, allow: Sequence[str] = ()
 ) -> AsyncIterator[tuple[GuardedResolver, NameServer]]:
-    loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: NameServer(names), ("127.0.0.1", 0))
-    port = transport.get_extra_info("sockname")[1]
-    resolver = GuardedResolver(AddressGuard(allow, ()), nameservers=[f"127.0.0.1:{port}"])
-    try:
-        yield resolver, server
-    finally:
-        await resolver.close()
-        transport.close()
-        await asyncio.sleep(0)  # the transport closes its socket in the turn after
+    async with NameServer.open(names) as server:
+        resolver = GuardedResolver(AddressGuard(allow, ()), nameservers=[server.address])
+        try:
+            yield resolver, server
+        finally:
+            await resolver.close()
 
 
 async def addresses(resolver: GuardedResolver, host: str) -> set[str]:

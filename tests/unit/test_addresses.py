@@ -28,7 +28,7 @@ REFUSED = words(
     2002:ffff:ffff:ffff:ffff:ffff:ffff:ffff 3ffe:: 3ffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff 3fff::
     3fff:fff:ffff:ffff:ffff:ffff:ffff:ffff 4000:: 5f00::1 8000::1 fc00::1 fd00:ec2::254
     fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff fe80::1 fe80::1%eth0 febf::1 fec0::1 ff00:: ff02::1 ff0e::1
-    ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2606:4700::1%eth0
+    ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2606:4700::1%eth0 2606:4700::5efe:127.0.0.1 2606:4700::200:5efe:10.0.0.1
     """
 )
 
@@ -40,6 +40,7 @@ ALLOWED = words(
     203.0.112.255 203.0.114.0 223.255.255.255 168.63.129.15 168.63.129.17 ::ffff:8.8.8.8 ::ffff:808:808 2000::
     2000::1 2001:200:: 2001:4860:4860::8888 2001:db7:ffff:ffff:ffff:ffff:ffff:ffff 2001:db9::
     2001:ffff:ffff:ffff:ffff:ffff:ffff:ffff 2003:: 2606:4700:4700::1111 2a00:1450::1
+    2606:4700::5efe:8.8.8.8 2606:4700::200:5efe:8.8.8.8 2606:4700::5eff:127.0.0.1 2606:4700::100:5efe:127.0.0.1
     3ffd:ffff:ffff:ffff:ffff:ffff:ffff:ffff 3fff:1000:: 3fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff
     """
 )

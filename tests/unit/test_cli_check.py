@@ -16,11 +16,13 @@ from click.testing import CliRunner
 
 from gateway import settings
 from gateway.cli import program
-from gateway.cli.check import Weight, connections_finding, settings_findings
+from gateway.cli.check import Weight, connections_finding, sealing_findings, settings_findings
 from gateway.cli.serve import is_sound
+from gateway.store import sealing
 from gateway.store.sqlite.connection import FileLock
 from tests.postgres import free_port
 
+KEY = sealing.new_key()
 SHARED = {"store.url": "postgresql://db/gateway"}
 
 
@@ -50,6 +52,39 @@ def test_migrate_makes_the_store_and_check_finds_it_sound(store):
     checked = run("check", store)
     assert checked.exit_code == 0
     assert f"the store {store} is sound" in checked.stdout
+
+
+def test_secrets_in_clear_are_told_of(store):
+    """Whether there is no key, or `clear` stands in its place."""
+    assert "secrets.encryption_key is empty: the store holds signing secrets in clear" in run("check", store).stdout
+    result = run("check", store, "--set", f"secrets.encryption_key=clear,{KEY}")
+    assert "secrets.encryption_key begins with `clear`" in result.stdout
+    assert KEY not in result.output
+    assert "in clear" not in run("check", store, "--set", f"secrets.encryption_key={KEY}").stdout
+
+
+def test_what_is_stored_is_compared_with_the_keys():
+    """What cannot be read is a fault; what would be stored otherwise now is worth knowing, with what to do about it."""
+    name, other = sealing.name_of(KEY), "0123abcd"
+    with_key = settings.Secrets(encryption_key=(KEY,))
+    assert list(sealing_findings(with_key, {})) == []
+    (fine,) = sealing_findings(with_key, {name: 3})
+    assert (
+        fine.weight,
+        f"3 secrets and sets of headers of endpoints are stored encrypted with the key {name}" in fine.sentence,
+    ) == (
+        Weight.OK,
+        True,
+    )
+    fine, note = sealing_findings(with_key, {None: 1, name: 2})
+    assert (fine.weight, note.weight) == (Weight.OK, Weight.NOTE)
+    assert note.sentence == (
+        "1 secrets and sets of headers of endpoints are still stored in clear: run `gateway secrets reencrypt`"
+    )
+    (fault,) = sealing_findings(with_key, {None: 1, other: 2, name: 3})
+    assert (fault.weight, f"encrypted with the key {other}" in fault.sentence) == (Weight.FAULT, True)
+    (fine,) = sealing_findings(settings.Secrets(), {None: 1})
+    assert (fine.weight, fine.sentence) == (Weight.OK, "1 secrets and sets of headers of endpoints are stored in clear")
 
 
 def test_a_file_that_is_no_store_is_a_fault(store):
@@ -179,6 +214,17 @@ def test_a_catalogue_that_cannot_be_read_is_a_fault(store):
     result = run("check", store, "--set", "events.catalogue=/nowhere.toml")
     assert result.exit_code == 1
     assert "/nowhere.toml cannot be read" in result.stdout
+
+
+def test_a_file_of_authorities_is_looked_at(store, tmp_path):
+    """One that is missing or holds no certificate is a fault."""
+    path = tmp_path / "ca.pem"
+    for content, words in ((None, "cannot be read: No such file or directory"), (b"none", "holds no certificates in PEM")):
+        if content is not None:
+            path.write_bytes(content)
+        result = run("check", store, "--set", f"egress.ca_file={path}")
+        assert result.exit_code == 1
+        assert f"egress.ca_file: {path} {words}" in result.stdout
 
 
 def test_a_socket_path_that_no_system_takes_is_a_fault(store):

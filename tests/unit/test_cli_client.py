@@ -123,6 +123,27 @@ def run(store):
             IN_QUERY,
             {"url": "https://example.com/", "events": ["a.b", "c.*"], "description": None, "apiVersion": None},
         ),
+        (
+            ["endpoints", "create", "https://x.example/", "--event", "*", "--header", "X-A: b", "--header", "X-C:d: e", *ORG],
+            "POST",
+            "/webhooks",
+            IN_QUERY,
+            {
+                "url": "https://x.example/",
+                "events": ["*"],
+                "description": None,
+                "apiVersion": None,
+                "headers": {"X-A": "b", "X-C": "d: e"},
+            },
+        ),
+        (
+            ["endpoints", "update", "wh_1", "--header", "X-A:  b ", *ORG],
+            "PATCH",
+            "/webhooks/wh_1",
+            IN_QUERY,
+            {"headers": {"X-A": "b"}},
+        ),
+        (["endpoints", "update", "wh_1", "--no-headers", *ORG], "PATCH", "/webhooks/wh_1", IN_QUERY, {"headers": None}),
         (["endpoints", "show", "wh_1", *ORG], "GET", "/webhooks/wh_1", IN_QUERY, None),
         (
             ["endpoints", "update", "wh_1", "--description", "", "--api-version", "none", "--disable", *ORG],
@@ -133,6 +154,21 @@ def run(store):
         ),
         (["endpoints", "update", "wh_1", "--enable", *ORG], "PATCH", "/webhooks/wh_1", IN_QUERY, {"isActive": True}),
         (["endpoints", "delete", "wh_1", *ORG], "DELETE", "/webhooks/wh_1", IN_QUERY, None),
+        (["endpoints", "rotate", "wh_1", *ORG], "POST", "/webhooks/wh_1/rotate-secret", IN_QUERY, {}),
+        (
+            ["endpoints", "rotate", "wh_1", "--overlap-seconds", "0", *ORG],
+            "POST",
+            "/webhooks/wh_1/rotate-secret",
+            IN_QUERY,
+            {"overlapSeconds": 0},
+        ),
+        (
+            ["endpoints", "rotate", "wh_1", "--finish", *ORG],
+            "POST",
+            "/webhooks/wh_1/rotate-secret",
+            IN_QUERY,
+            {"finish": True},
+        ),
         (["deliveries", "show", "whdl_1", *ORG], "GET", "/deliveries/whdl_1", IN_QUERY, None),
         (["deliveries", "retry", "whdl_1", *ORG], "POST", "/deliveries/whdl_1/retry", IN_QUERY, None),
         (
@@ -217,6 +253,24 @@ async def test_a_postgresql_is_backed_up_with_its_own_tools(run):
     assert refused.exit_code == 1
     assert "`pg_dump`" in refused.stderr
     assert "hunter2" not in refused.output
+
+
+@pytest.mark.parametrize(
+    ("key_name", "sentence"),
+    [
+        ("1a2b3c4d", "The secrets and headers of all 12 endpoints are encrypted with the key 1a2b3c4d: 3 were stored otherwise "),
+        (None, "The secrets and headers of all 12 endpoints are stored in clear: 3 were stored otherwise before."),
+    ],
+)
+async def test_a_reencryption_says_what_came_of_it(api, run, key_name, sentence):
+    """It is the gateway's that runs."""
+    done = {"object": "reencryption", "keyName": key_name, "webhooks": 12, "reencrypted": 3, "seconds": 0.1}
+    api.answer(done)
+    result = await run("secrets", "reencrypt")
+    assert api.asked == [("POST", "/secrets/reencrypt", {}, None)]
+    assert result.stdout.startswith(sentence)
+    api.answer(done)
+    assert msgspec.json.decode((await run("secrets", "reencrypt", "--json")).stdout) == done
 
 
 async def test_a_list_is_fetched_page_by_page_until_there_is_enough(api, run):

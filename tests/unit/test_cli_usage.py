@@ -1,12 +1,15 @@
 """How the command line talks: exit codes, where sentences go, and what wrong usage gets."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
 
+from gateway import settings
 from gateway.cli import program
+from gateway.store import sealing
 from gateway.version import VERSION
 
 DATA_COMMANDS = [
@@ -19,7 +22,9 @@ DATA_COMMANDS = [
     ["deliveries", "list"],
     ["deliveries", "show"],
     ["deliveries", "retry"],
-    *(["endpoints", name] for name in ("create", "list", "show", "update", "delete", "test")),
+    *(["endpoints", name] for name in ("create", "list", "show", "update", "delete", "rotate", "test")),
+    ["secrets", "names"],
+    ["secrets", "reencrypt"],
     ["verify"],
     ["check"],
 ]
@@ -139,3 +144,30 @@ def test_the_help_says_no_more_than_that():
     """A new key has no mode by default, and a list of keys needs no organization."""
     assert "live when absent" not in " ".join(run("keys", "create", "--help").stdout.split())
     assert "Needed unless" not in " ".join(run("keys", "list", "--help").stdout.split())
+
+
+def test_a_new_key_is_printed_alone():
+    """As the settings take it; no configuration is needed, and none in the way."""
+    made, other = (run("secrets", "new-key", GATEWAY_HTTP__PORT="no port") for _ in range(2))
+    assert (made.exit_code, made.stderr) == (0, "")
+    key = made.stdout.removesuffix("\n")
+    assert settings.Secrets(encryption_key=(key,)).encryption_key == (key,)
+    assert made.stdout != other.stdout
+
+
+def test_keys_are_shown_by_their_names():
+    """In their order; never themselves."""
+    keys = [sealing.new_key(), sealing.new_key()]
+    result = run("secrets", "names", GATEWAY_SECRETS__ENCRYPTION_KEY=",".join(["clear", *keys]))
+    assert result.stdout.splitlines() == ["clear", *map(sealing.name_of, keys)]
+    as_json = run("secrets", "names", "--json", GATEWAY_SECRETS__ENCRYPTION_KEY=keys[0])
+    assert json.loads(as_json.stdout) == [sealing.name_of(keys[0])]
+    none = run("secrets", "names")
+    assert (none.stdout, none.stderr) == ("", "None.\n")
+
+
+def test_a_rotation_is_either_begun_or_ended():
+    """Not both at once, and an overlap has its limits."""
+    result = run("endpoints", "rotate", "wh_1", "--finish", "--overlap-seconds", "5")
+    assert (result.exit_code, "not both" in result.stderr) == (2, True)
+    assert run("endpoints", "rotate", "wh_1", "--overlap-seconds", "604801").exit_code == 2

@@ -144,6 +144,7 @@ def test_a_test_may_succeed():
 STRAINING = {
     AttemptError.TIMEOUT,
     AttemptError.DNS_FAILED,
+    AttemptError.PROXY_FAILED,
     AttemptError.CONNECTION_REFUSED,
     AttemptError.CONNECTION_FAILED,
     AttemptError.CONNECTION_RESET,

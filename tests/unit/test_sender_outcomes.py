@@ -10,8 +10,9 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadHttpMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.egress.connector import HeadTooLong
+from gateway.egress.connector import Exchange, ForbiddenPort, HeadTooLong
 from gateway.egress.exchange import Head
+from gateway.egress.proxy import ProxyFailed
 from gateway.egress.resolver import ForbiddenAddress, NameNotResolved
 from gateway.egress.sender import explain, judge
 from gateway.model import AttemptError
@@ -93,6 +94,16 @@ def certificate_error(message: str) -> ssl.SSLCertVerificationError:
             unconnected(ForbiddenAddress()),
             AttemptError.ADDRESS_FORBIDDEN,
             "The host's address is not one that the gateway may reach.",
+        ),
+        (
+            unconnected(ForbiddenPort()),
+            AttemptError.ADDRESS_FORBIDDEN,
+            "The URL's port is not one that the gateway may reach.",
+        ),
+        (
+            ProxyFailed("The egress proxy could not connect to the endpoint (502)."),
+            AttemptError.PROXY_FAILED,
+            "The egress proxy could not connect to the endpoint (502).",
         ),
         (
             unconnected(OSError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 443)")),
@@ -181,19 +192,29 @@ def certificate_error(message: str) -> ssl.SSLCertVerificationError:
 )
 def test_errors_that_are_to_be_expected(error: Exception, reason: AttemptError, sentence: str):
     """Each has a name and a sentence, which gives away no address."""
-    assert explain(error, answered=False, timeout_seconds=10) == (reason, sentence)
+    assert explain(error, Exchange(), timeout_seconds=10) == (reason, sentence)
 
 
 def test_a_connection_closed_after_a_part_of_the_answer_is_told_apart():
     """Whether anything had arrived says where to look."""
-    _, sentence = explain(aiohttp.ServerDisconnectedError(), answered=True, timeout_seconds=10)
+    state = Exchange()
+    state.answered = True
+    _, sentence = explain(aiohttp.ServerDisconnectedError(), state, timeout_seconds=10)
     assert sentence == "The endpoint closed the connection in the middle of its answer."
+
+
+def test_a_timeout_while_the_proxy_connects_is_told_apart():
+    """It may be the proxy that is slow, and not the endpoint."""
+    state = Exchange()
+    state.awaits_proxy = True
+    sentence = "The egress proxy did not connect to the endpoint within 10 s."
+    assert explain(TimeoutError(), state, timeout_seconds=10) == (AttemptError.TIMEOUT, sentence)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("whsec_secret"), ValueError(), KeyError("x"), AssertionError()])
 def test_anything_else_is_a_fault_of_the_gateway_itself(error: Exception):
     """Its sentence tells nothing of what went wrong inside."""
-    assert explain(error, answered=False, timeout_seconds=10) == (
+    assert explain(error, Exchange(), timeout_seconds=10) == (
         AttemptError.CRASHED,
         "The gateway failed to make this attempt; its log says more.",
     )

@@ -104,6 +104,7 @@ def test_names_without_two_underscores_are_not_settings():
         ({"log.level": "loud"}, "log.level: must be one of debug, info, warning, error, not 'loud'"),
         ({"egress.require_https": "ja"}, "egress.require_https: must be true or false, not 'ja'"),
         ({"egress.allow": "10.0.0.1/8"}, "egress.allow: must be networks like 10.0.0.0/8, and 10.0.0.1/8 has host bits set"),
+        ({"egress.allowed_ports": "443,70000"}, "egress.allowed_ports: item 2 must be a whole number of at most 65535"),
         ({"egress.deny": ["here"]}, "egress.deny: must be networks like 10.0.0.0/8"),
         ({"api.versions": []}, "api.versions: must not be empty"),
         ({"api.versions": ["2026-1-1"]}, "api.versions: item 1 must be a date like 2026-08-27, not '2026-1-1'"),
@@ -145,6 +146,38 @@ def test_a_url_may_name_several_hosts():
     """As PostgreSQL takes them, with a port each or without; an empty host is a socket."""
     for url in ("postgresql://u:p%2F@one:5432,two:5433,three/gateway", "postgresql:///gateway?host=/run/postgresql"):
         assert settings.load(environment={"GATEWAY_STORE__URL": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://u:hunter2@proxy:3128",
+        "socks5://u:hunter2@proxy:1080",
+        "proxy:3128",
+        "http://u:hunter2@proxy",
+        "http://u:hunter2@proxy:0",
+        "http://u:hunter2@proxy:port",
+        "http://u:hunter2@:3128",
+        "http://u:hunter2/x@proxy:3128",
+        "http://u:hunter2@proxy:3128/path",
+        "http://u:hunter2@proxy:3128?x",
+        "http://u:hunter2@[proxy:3128",
+        "http://u:hunter2@proxy:3128\r\nX: y",
+    ],
+)
+def test_what_is_no_proxy_is_refused_without_being_shown(url):
+    """It may hold a password, in whatever is wrong with it."""
+    with pytest.raises(SettingsError) as refused:
+        settings.load(environment={"GATEWAY_EGRESS__PROXY": url})
+    assert str(refused.value).startswith("egress.proxy: must be `http://HOST:PORT`")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://proxy.internal:3128", "http://u:p%2F@10.0.0.1:8080/", "http://[fd00::1]:3128"])
+def test_a_proxy_is_taken_and_not_shown(url):
+    loaded = settings.load(environment={}, overrides={"egress.proxy": url})
+    assert loaded.egress.proxy == url
+    assert url not in repr(loaded)
 
 
 @pytest.mark.parametrize("url", ["postgresql://gateway:hunter2@db/gateway", "postgres://db/gateway"])
@@ -214,3 +247,30 @@ def test_a_lease_outlasts_what_a_frozen_node_had_under_way(lease, statement):
         settings.load(environment={}, overrides={**given, "store.url": "postgresql://db/gateway"})
     assert str(refused.value).startswith("node.lease_seconds: must be more than store.statement_seconds + 2")
     assert settings.load(environment={}, overrides=given).node.lease_seconds == lease
+
+
+@pytest.mark.parametrize("key", ["short", "A" * 44, "A" * 43 + "==", "/" * 43 + "=", "Clear", "A" * 43 + "=\n", ""])
+def test_what_is_no_encryption_key_is_refused_and_not_shown(key):
+    """Whichever of the keys it is."""
+    good = "A" * 43 + "="
+    for place, keys in enumerate(((key,), (good, key)), 1):
+        with pytest.raises(SettingsError, match=rf"secrets\.encryption_key: item {place} is no key") as refused:
+            settings.Secrets(encryption_key=keys)
+        assert not key or key not in str(refused.value)
+        assert good not in str(refused.value)
+    assert good not in repr(settings.Secrets(encryption_key=(good,)))
+
+
+@pytest.mark.parametrize("value", [{"one": "hunter2"}, ["clear", ["hunter2"]], 5, [5]])
+def test_what_is_no_list_of_keys_is_not_shown(value):
+    """A key that stands where none belongs is still a key."""
+    with pytest.raises(SettingsError, match=r"secrets\.encryption_key: .*must be a (list|text) \(set as a flag\)") as refused:
+        settings.load(environment={}, overrides={"secrets.encryption_key": value})
+    assert "hunter2" not in str(refused.value)
+
+
+def test_encryption_keys_come_from_the_environment():
+    """Comma-separated."""
+    keys = ("clear", "A" * 43 + "=", "B" * 43 + "=")
+    loaded = settings.load(environment={"GATEWAY_SECRETS__ENCRYPTION_KEY": ", ".join(keys)})
+    assert loaded.secrets.encryption_key == keys

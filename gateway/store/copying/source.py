@@ -14,6 +14,7 @@ import msgspec
 from gateway.errors import StoreUnavailable
 from gateway.store import queries
 from gateway.store.copying.tables import Place, Record, Table
+from gateway.store.sealing import Sealing
 from gateway.store.sqlite import SqliteStore, inspection
 from gateway.store.sqlite.connection import translated
 
@@ -55,15 +56,18 @@ class Source:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, *, page_rows: int = PAGE_ROWS, page_bytes: int = PAGE_BYTES) -> AsyncIterator[Self]:
-        """The store in the file *path*, locked until the end, and migrated when need be.
+    async def open(
+        cls, path: Path, sealing: Sealing | None = None, *, page_rows: int = PAGE_ROWS, page_bytes: int = PAGE_BYTES
+    ) -> AsyncIterator[Self]:
+        """The store in the file *path*, locked until the end, and migrated when need be. Encrypted texts are copied as they are;
+        still the keys have to be at hand, since whoever opens the copy needs them.
 
-        Raises StoreLocked, SchemaMismatch, StoreUnavailable.
+        Raises StoreLocked, SchemaMismatch, StoreUnavailable, SecretUnreadable.
         """
         if not inspection.exists(path):
             raise StoreUnavailable(f"there is no store {path}")
         before = await inspection.look_at(path)
-        async with SqliteStore.open(path):
+        async with SqliteStore.open(path, sealing):
             with ThreadPoolExecutor(1, "copying") as thread:
                 with translated():
                     connection = await asyncio.get_running_loop().run_in_executor(thread, _connect, path)

@@ -9,6 +9,7 @@ from gateway.store.claim_budget import ClaimBudget
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import Parameters, Session, Statement, compiled
 from gateway.store.protocol import Claim, Claimed, LaneWork
+from gateway.store.sealing import Sealing
 
 _KINDS = {"manual": ("claim_manual", "count_manual"), "retries": ("claim_retries",), "first": ("claim_first",)}
 
@@ -149,9 +150,9 @@ def _handed_out(claim: Claim, choice: _Choice, events: Mapping[str, AcceptedEven
     )
 
 
-def lane_work(row: Any) -> LaneWork:
+def lane_work(row: Any, sealing: Sealing) -> LaneWork:
     return LaneWork(
-        endpoint=rows.endpoint(row),
+        endpoint=rows.endpoint(row, sealing),
         has_first_attempts=row["has_first_attempts"],
         next_retry_at=row["next_retry_at"],
         has_manual=row["has_manual"],

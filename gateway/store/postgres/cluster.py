@@ -17,6 +17,7 @@ from gateway.model import BUCKETS, Endpoint, Lease, Node, Organization, bucket_o
 from gateway.store.postgres import rows
 from gateway.store.postgres.connection import GRACE_SECONDS, Connection, Database, Parameters, Session, opening, translated
 from gateway.store.protocol import ClusterView, Effects, News
+from gateway.store.sealing import Sealing
 
 log = structlog.get_logger()
 
@@ -96,8 +97,9 @@ class PostgresCluster:
     News starts with its opening: whoever opens it before reading anything that others may change misses no change.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sealing: Sealing | None = None) -> None:
         self._database = database
+        self._sealing = sealing or Sealing()
         self._leases = _Line(database)
         self._changes = _Line(database)
         self._waking = _Line(database)
@@ -114,9 +116,9 @@ class PostgresCluster:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, database: Database) -> AsyncIterator[Self]:
+    async def open(cls, database: Database, sealing: Sealing | None = None) -> AsyncIterator[Self]:
         """The cluster as this process sees it. Raises StoreUnavailable."""
-        cluster = cls(database)
+        cluster = cls(database, sealing)
         async with AsyncExitStack() as close:
             for line in (cluster._leases, cluster._changes, cluster._waking):
                 close.callback(line.close)
@@ -140,7 +142,10 @@ class PostgresCluster:
             "started_at": node.started_at,
             "lease_seconds": node.lease_seconds,
         }
-        await self._leases.rows("join_cluster", parameters)
+        async with self._leases.transaction() as session:
+            await session.rows("join_cluster", parameters)
+            await session.rows("forget_keys")
+            await session.rows("tell_keys", {"node_id": node.id, "key_names": " ".join(self._sealing.told)})
         if node.id not in self.process_ids:
             self.process_ids.append(node.id)
 
@@ -220,7 +225,7 @@ class PostgresCluster:
         unknown = {name for name in (*named["retried"], *work) if name not in self._endpoints}
         found = await self._named("news_endpoints", {*named["endpoints"], *unknown})
         endpoints = self._endpoints
-        endpoints.update((endpoint.id, endpoint) for endpoint in map(rows.endpoint, found))
+        endpoints.update((endpoint.id, endpoint) for endpoint in (rows.endpoint(row, self._sealing) for row in found))
         effects = Effects(
             endpoints=[endpoints[name] for name in named["endpoints"] if name in endpoints],
             retried_endpoints=[endpoints[name] for name in named["retried"] if name in endpoints],

@@ -1,6 +1,6 @@
 """What has happened, read: lists newest first, a page at a time, each along an index from one day's partition to the next."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec.structs import asdict
@@ -26,6 +26,7 @@ from gateway.store.postgres.cluster import PostgresCluster
 from gateway.store.postgres.connection import Database, Parameters, Row
 from gateway.store.postgres.days import day_of
 from gateway.store.protocol import SCAN_LIMIT, AuditFilter, DeliveryFilter, EventFilter, Page
+from gateway.store.sealing import Sealing
 
 # A list is read along its index, however few rows the planner believes there are: sorting them would read them all.
 _IN_ORDER = "SET LOCAL enable_sort = off"
@@ -35,8 +36,9 @@ T = TypeVar("T")
 class PostgresLog:
     """See `store.protocol.Log`."""
 
-    def __init__(self, database: Database, cluster: PostgresCluster) -> None:
+    def __init__(self, database: Database, sealing: Sealing, cluster: PostgresCluster) -> None:
         self._database = database
+        self.sealing = sealing
         self._own_cluster = cluster
 
     async def _rows(self, name: str, parameters: Parameters) -> list[Any]:
@@ -46,6 +48,9 @@ class PostgresLog:
     async def _one(self, name: str, parameters: Parameters) -> Any:
         found = await self._rows(name, parameters)
         return found[0] if found else None
+
+    def _endpoint(self, row: Row) -> Endpoint:
+        return rows.endpoint(row, self.sealing)
 
     # Lists
 
@@ -84,7 +89,7 @@ class PostgresLog:
 
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
         parameters = {**columns.tenant_parameters(tenant), "below": below or walks.ABOVE_ALL}
-        return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
+        return await self._page("endpoints", parameters, limit, self._endpoint, lambda endpoint: endpoint.id)
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
         parameters = {
@@ -127,7 +132,10 @@ class PostgresLog:
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
         row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
-        return None if row is None else rows.endpoint(row)
+        return None if row is None else self._endpoint(row)
+
+    async def ended_overlaps(self, at: Timestamp, *, limit: int) -> Sequence[Endpoint]:
+        return [self._endpoint(row) for row in await self._rows("ended_overlaps", {"at": at, "limit": limit})]
 
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
         row = await self._one("event", {**columns.tenant_parameters(tenant), "id": event_id})
@@ -152,6 +160,9 @@ class PostgresLog:
 
     async def all_keys(self) -> Sequence[ApiKey]:
         return [rows.key(row) for row in await self._rows("all_keys", {})]
+
+    async def sealed_with(self) -> Mapping[str | None, int]:
+        return {row[0]: row[1] for row in await self._rows("sealed_with", {})}
 
     async def organizations(self) -> Sequence[Organization]:
         return [Organization(*row) for row in await self._rows("organizations", {})]

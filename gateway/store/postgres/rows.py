@@ -27,6 +27,7 @@ from gateway.store import columns
 from gateway.store.postgres.connection import Row
 from gateway.store.postgres.days import whole_days
 from gateway.store.protocol import NewEvent
+from gateway.store.sealing import Sealing
 
 Parameters = dict[str, object]
 
@@ -63,15 +64,16 @@ def keys(found: Sequence[tuple[str, str, str]]) -> Parameters:
 # Endpoints
 
 
-def endpoint(row: Any) -> Endpoint:
+def endpoint(row: Any, sealing: Sealing) -> Endpoint:
+    id, previous, headers = row["id"], row["previous_secret"], row["headers"]
     return Endpoint(
-        id=row["id"],
+        id=id,
         tenant=Tenant(row["organization_id"], _MODES[row["mode"]]),
         url=row["url"],
         events=tuple(row["events"]),
         description=row["description"],
         api_version=row["api_version"],
-        secret=row["secret"],
+        secret=sealing.open(row["secret"], of=id),
         is_active=row["is_active"],
         disabled_at=row["disabled_at"],
         disabled_reason=_optional(DisabledReason, row["disabled_reason"]),
@@ -82,9 +84,9 @@ def endpoint(row: Any) -> Endpoint:
         created_at=row["created_at"],
         deleted_at=row["deleted_at"],
         revision=row["revision"],
-        previous_secret=row["previous_secret"],
+        previous_secret=None if previous is None else sealing.open(previous, of=id),
         previous_secret_until=row["previous_secret_until"],
-        headers=columns.read_headers(row["headers"]),
+        headers=columns.read_headers(None if headers is None else sealing.open(headers, of=id)),
         probe_count=row["probe_count"],
         probe_at=row["probe_at"],
     )

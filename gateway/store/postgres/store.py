@@ -16,7 +16,7 @@ from gateway.clock import DAY
 from gateway.errors import StoreUnavailable
 from gateway.model import Endpoint
 from gateway.store.copying.unfinished import refuse_unfinished
-from gateway.store.postgres import claims, migration, rows
+from gateway.store.postgres import claims, migration
 from gateway.store.postgres.bundle import Bundler
 from gateway.store.postgres.cluster import PostgresCluster
 from gateway.store.postgres.connection import Database, Parameters, Session
@@ -24,6 +24,7 @@ from gateway.store.postgres.log import PostgresLog
 from gateway.store.postgres.partitions import Partitions
 from gateway.store.postgres.transaction import PostgresTransaction
 from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
+from gateway.store.sealing import Sealing
 
 log = structlog.get_logger()
 
@@ -36,9 +37,10 @@ class PostgresStore(PostgresLog):
 
     gathering_seconds = 0.01
     back_up = None  # the server is backed up with its own tools
+    wipe = None  # the server vacuums by itself
 
-    def __init__(self, database: Database, cluster: PostgresCluster) -> None:
-        super().__init__(database, cluster)
+    def __init__(self, database: Database, sealing: Sealing, cluster: PostgresCluster) -> None:
+        super().__init__(database, sealing, cluster)
         self.cluster: Cluster | None = cluster
         # One connection is left for claims, which must not wait behind the transactions whose work they fetch.
         self.transactions_at_once = database.settings.write_connections - 1
@@ -54,18 +56,21 @@ class PostgresStore(PostgresLog):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, configured: settings.Store) -> AsyncIterator[Self]:
+    async def open(cls, configured: settings.Store, sealing: Sealing | None = None) -> AsyncIterator[Self]:
         """The store at `store.url`, made and migrated when need be.
 
-        Raises SchemaMismatch, StoreUnavailable, CopyUnfinished.
+        Raises SchemaMismatch, StoreUnavailable, CopyUnfinished, SecretUnreadable.
         """
+        sealing = sealing or Sealing()
         await migration.migrate(configured)
         database = Database(configured)
-        async with database.pools(), PostgresCluster.open(database) as cluster:
-            store = cls(database, cluster)
+        async with database.pools(), PostgresCluster.open(database, sealing) as cluster:
+            store = cls(database, sealing, cluster)
             await store._partitions.ensure_ahead()
             async with store._transaction_on_its_own() as session:
                 await refuse_unfinished(session)
+                sealing.require([row[0] for row in await session.rows("sealed_with") if row[0]])
+                sealing.require_agreement([(node, names.split()) for node, names in await session.rows("keys_of_nodes")])
                 await session.rows("forget_commits", {"kept_for": _MARKS_KEPT_FOR})
                 await session.rows("add_meta", {"name": "cursor_key", "value": secrets.token_bytes(32)})
             yield store
@@ -94,7 +99,13 @@ class PostgresStore(PostgresLog):
                 return session
 
             transaction = PostgresTransaction(
-                begin, bundler=self._bundler, partitions=self._partitions, cluster=self._own_cluster, held=held, mark=mark
+                begin,
+                sealing=self.sealing,
+                bundler=self._bundler,
+                partitions=self._partitions,
+                cluster=self._own_cluster,
+                held=held,
+                mark=mark,
             )
             yield transaction
             await transaction.prepare()
@@ -161,9 +172,9 @@ class PostgresStore(PostgresLog):
     async def lane_work(self, buckets: Collection[int]) -> Sequence[LaneWork]:
         """See `store.protocol.Intake.lane_work`."""
         async with self._look() as session:
-            return [claims.lane_work(row) for row in await session.rows("lane_work", {"buckets": list(buckets)})]
+            return [claims.lane_work(row, self.sealing) for row in await session.rows("lane_work", {"buckets": list(buckets)})]
 
     async def unswept_endpoints(self) -> Sequence[Endpoint]:
         """See `store.protocol.Intake.unswept_endpoints`."""
         async with self._look() as session:
-            return [rows.endpoint(row) for row in await session.rows("unswept_endpoints")]
+            return [self._endpoint(row) for row in await session.rows("unswept_endpoints")]

@@ -32,9 +32,10 @@ from gateway.store import columns
 from gateway.store.postgres import rows
 from gateway.store.postgres.bundle import Bundle, Bundler, Piece
 from gateway.store.postgres.cluster import PostgresCluster, mask_of
-from gateway.store.postgres.connection import Parameters, Session
+from gateway.store.postgres.connection import Parameters, Row, Session
 from gateway.store.postgres.partitions import Partitions
-from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent
+from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent, Resealed
+from gateway.store.sealing import Sealing
 
 # What may wait until the commit.
 _EVENTS = Piece("add_events", adds={"events"})
@@ -68,6 +69,7 @@ class PostgresTransaction:
         self,
         begin: Callable[[], Awaitable[Session]],
         *,
+        sealing: Sealing,
         bundler: Bundler,
         partitions: Partitions,
         cluster: PostgresCluster,
@@ -76,6 +78,7 @@ class PostgresTransaction:
     ) -> None:
         self._begin = begin
         self._mark = mark  # by which it is recognized once it is committed
+        self._sealing = sealing
         self._bundler = bundler
         self._partitions = partitions
         self._cluster = cluster
@@ -164,17 +167,20 @@ class PostgresTransaction:
 
     # Endpoints
 
+    def _endpoint(self, row: Row) -> Endpoint:
+        return rows.endpoint(row, self._sealing)
+
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
         parameters = {**columns.tenant_parameters(tenant), "id": endpoint_id}
         found = await self._read("endpoint_to_change", parameters, of={"endpoints"})
-        return rows.endpoint(found[0]) if found else None
+        return self._endpoint(found[0]) if found else None
 
     async def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
         return (await self.endpoints_by_id([endpoint_id])).get(endpoint_id)
 
     async def endpoints_by_id(self, endpoint_ids: Collection[str]) -> dict[str, Endpoint]:
         found = await self._read("endpoints_to_change", {"ids": list(endpoint_ids)}, of={"endpoints"})
-        return {endpoint.id: endpoint for endpoint in map(rows.endpoint, found)}
+        return {endpoint.id: endpoint for endpoint in map(self._endpoint, found)}
 
     async def count_endpoints(self, organization_id: str) -> int:
         # Whoever counts is about to add one. The lock comes first, so that the count sees what the one before has added.
@@ -189,7 +195,7 @@ class PostgresTransaction:
     async def active_endpoints(self, tenant: Tenant) -> ActiveEndpoints:
         found = await self._read("active_endpoints", columns.tenant_parameters(tenant), of={"endpoints"})
         first = found[0]
-        endpoints = tuple(rows.endpoint(row) for row in found if row["id"] is not None)
+        endpoints = tuple(self._endpoint(row) for row in found if row["id"] is not None)
         return ActiveEndpoints(first["last_revision"], endpoints, first["pinned_version"])
 
     async def outdated(self, known: Mapping[Tenant, tuple[int, str | None]]) -> Collection[Tenant]:
@@ -205,11 +211,11 @@ class PostgresTransaction:
         return [tenants[row[0], row[1]] for row in await self._read("outdated", parameters, of=())]
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
-        await self._write("add_endpoint", columns.endpoint_parameters(endpoint, list), to={"endpoints"})
+        await self._write("add_endpoint", columns.endpoint_parameters(endpoint, list, self._sealing), to={"endpoints"})
         self.effects.endpoints.append(endpoint)
 
     async def save_endpoint(self, endpoint: Endpoint) -> None:
-        await self._write("save_endpoint", columns.endpoint_parameters(endpoint, list), to={"endpoints"})
+        await self._write("save_endpoint", columns.endpoint_parameters(endpoint, list, self._sealing), to={"endpoints"})
         if endpoint.deleted_at is not None:
             lane = {"bucket": bucket_of(endpoint.id), "endpoint_id": endpoint.id}
             await self._write("drop_retries", lane, to={"retries"})
@@ -228,6 +234,13 @@ class PostgresTransaction:
         for endpoint_id, until in pauses:
             latest[endpoint_id] = max(until, latest.get(endpoint_id, until))
         await self._write_later((_PAUSES, {"ids": list(latest), "until": list(latest.values())}))
+
+    async def reseal_endpoints(self, after: str, *, limit: int) -> Resealed:
+        found = await self._read("sealed_texts", {"after": after, "limit": limit}, of={"endpoints"})
+        changed = [parameters for row in found if (parameters := columns.resealed(self._sealing, *row))]
+        for parameters in changed:
+            await self._write("reseal_endpoint", parameters, to={"endpoints"})
+        return Resealed(len(found), len(changed), found[-1]["id"] if len(found) == limit else None)
 
     async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
         lane = {"bucket": bucket_of(endpoint.id), "endpoint_id": endpoint.id}

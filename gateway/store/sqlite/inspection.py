@@ -1,12 +1,13 @@
 """A look at the file that changes nothing, for `gateway check`."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from gateway.errors import StoreUnavailable
-from gateway.store import migrate
+from gateway.store import migrate, queries
 from gateway.store.sqlite.connection import FileLock, open_reader
 
 _DIALECT = "sqlite"
@@ -17,6 +18,7 @@ class Inspection(msgspec.Struct, frozen=True):
 
     migration: int  # the last one that was applied; 0: the file is empty
     pending: int  # migrations that are still to be applied
+    sealed_with: Mapping[str | None, int]  # see `Log.sealed_with`; empty when migrations are to be applied
     damage: str | None  # what SQLite's quick check found first; None also when it did not finish within a read's second
 
 
@@ -43,10 +45,11 @@ async def look_at(path: Path) -> Inspection:
             has_table = await reader.rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'", {})
             applied = dict(await reader.rows("SELECT number, checksum FROM migrations", {})) if has_table else {}
             pending = migrate.pending(migrate.available(_DIALECT), applied)
+            sealed_with = {} if pending else dict(await reader.rows(queries.load(_DIALECT)["sealed_with"], {}))
             try:
                 (verdict,) = (await reader.rows("PRAGMA quick_check(1)", {}))[0]
             except StoreUnavailable:
                 verdict = "ok"  # too large to be checked in a second
         finally:
             await reader.close()
-    return Inspection(max(applied, default=0), len(pending), None if verdict == "ok" else str(verdict))
+    return Inspection(max(applied, default=0), len(pending), sealed_with, None if verdict == "ok" else str(verdict))

@@ -25,6 +25,7 @@ from gateway.model import (
 )
 from gateway.store import columns, walks
 from gateway.store.protocol import SCAN_LIMIT, AuditFilter, DeliveryFilter, EventFilter, Page
+from gateway.store.sealing import Sealing
 from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Reader, open_reader
 
@@ -36,8 +37,9 @@ T = TypeVar("T")
 class SqliteLog:
     """See `store.protocol.Log`."""
 
-    def __init__(self, sql: Mapping[str, str]) -> None:
+    def __init__(self, sql: Mapping[str, str], sealing: Sealing) -> None:
         self._sql = sql
+        self.sealing = sealing
         self._readers: list[Reader] = []
         self._idle: asyncio.LifoQueue[Reader] = asyncio.LifoQueue()
 
@@ -80,6 +82,9 @@ class SqliteLog:
         found = await self._rows(name, parameters)
         return found[0] if found else None
 
+    def _endpoint(self, row: rows.Row) -> Endpoint:
+        return rows.endpoint(row, self.sealing)
+
     # Lists
 
     async def _page(
@@ -106,7 +111,7 @@ class SqliteLog:
 
     async def endpoints(self, tenant: Tenant, *, below: str | None, limit: int) -> Page[Endpoint]:
         parameters = {**columns.tenant_parameters(tenant), "below": below or walks.ABOVE_ALL}
-        return await self._page("endpoints", parameters, limit, rows.endpoint, lambda endpoint: endpoint.id)
+        return await self._page("endpoints", parameters, limit, self._endpoint, lambda endpoint: endpoint.id)
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
         parameters = {
@@ -154,7 +159,10 @@ class SqliteLog:
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
         row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
-        return row and rows.endpoint(row)
+        return row and self._endpoint(row)
+
+    async def ended_overlaps(self, at: Timestamp, *, limit: int) -> Sequence[Endpoint]:
+        return [self._endpoint(row) for row in await self._rows("ended_overlaps", {"at": at, "limit": limit})]
 
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
         row = await self._one("event", {**columns.tenant_parameters(tenant), "id": event_id})
@@ -180,6 +188,9 @@ class SqliteLog:
 
     async def all_keys(self) -> Sequence[ApiKey]:
         return [rows.key(row) for row in await self._rows("all_keys", {})]
+
+    async def sealed_with(self) -> Mapping[str | None, int]:
+        return dict(await self._rows("sealed_with", {}))
 
     async def organizations(self) -> Sequence[Organization]:
         return [Organization(*row) for row in await self._rows("organizations", {})]

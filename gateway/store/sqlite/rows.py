@@ -24,6 +24,7 @@ from gateway.model import (
     Tenant,
 )
 from gateway.store import columns
+from gateway.store.sealing import Sealing
 
 Row = Sequence[Any]
 
@@ -40,7 +41,7 @@ def _optional(kind: Any, value: Any) -> Any:
     return None if value is None else kind(value)
 
 
-def endpoint(row: Row) -> Endpoint:
+def endpoint(row: Row, sealing: Sealing) -> Endpoint:
     return Endpoint(
         id=row[0],
         tenant=Tenant(row[1], Mode(row[2])),
@@ -48,7 +49,7 @@ def endpoint(row: Row) -> Endpoint:
         events=_strings.decode(row[4]),
         description=row[5],
         api_version=row[6],
-        secret=row[7],
+        secret=sealing.open(row[7], of=row[0]),
         is_active=bool(row[8]),
         disabled_at=row[9],
         disabled_reason=_optional(DisabledReason, row[10]),
@@ -60,9 +61,9 @@ def endpoint(row: Row) -> Endpoint:
         created_at=row[16],
         deleted_at=row[17],
         revision=row[18],
-        previous_secret=row[19],
+        previous_secret=None if row[19] is None else sealing.open(row[19], of=row[0]),
         previous_secret_until=row[20],
-        headers=columns.read_headers(row[21]),
+        headers=columns.read_headers(None if row[21] is None else sealing.open(row[21], of=row[0])),
         probe_count=row[22],
         probe_at=row[23],
     )

@@ -17,6 +17,7 @@ from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint,
 from gateway.store import migrate, queries
 from gateway.store.claim_budget import ClaimBudget
 from gateway.store.protocol import Claim, Claimed, Cluster, LaneWork
+from gateway.store.sealing import Sealing
 from gateway.store.sqlite import backup, rows
 from gateway.store.sqlite.connection import Connection, FileLock, open_writer, translated
 from gateway.store.sqlite.log import SqliteLog
@@ -42,8 +43,8 @@ class SqliteStore(SqliteLog):
     gathering_seconds = 0.0
     cluster: Cluster | None = None
 
-    def __init__(self, path: Path, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:
-        super().__init__(queries.load(DIALECT))
+    def __init__(self, path: Path, sealing: Sealing, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> None:
+        super().__init__(queries.load(DIALECT), sealing)
         self._path = path
         self._place = Place(path)
         self._lock = FileLock(path)
@@ -58,12 +59,14 @@ class SqliteStore(SqliteLog):
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, path: Path, *, connect: Callable[[Path], Awaitable[Connection]] = open_writer) -> AsyncIterator[Self]:
+    async def open(
+        cls, path: Path, sealing: Sealing | None = None, *, connect: Callable[[Path], Awaitable[Connection]] = open_writer
+    ) -> AsyncIterator[Self]:
         """The store in the file *path*, made and migrated when need be, and locked against other processes.
 
-        *connect* opens the connection that writes. Raises StoreLocked, SchemaMismatch, StoreUnavailable.
+        *connect* opens the connection that writes. Raises StoreLocked, SchemaMismatch, StoreUnavailable, SecretUnreadable.
         """
-        store = cls(path, connect)
+        store = cls(path, sealing or Sealing(), connect)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # It holds secrets: for its owner only, and SQLite gives the files beside it the same mode.
@@ -75,6 +78,7 @@ class SqliteStore(SqliteLog):
             # The writer opens first and closes last, so that no reader ever recovers or checkpoints the file.
             store._close.push_async_callback(store._close_writer)
             await store._migrate()
+            store.sealing.require([row[0] for row in await store._select("sealed_with", {}) if row[0]])
             store._close.push_async_callback(store.close_log)
             await store.open_log(path)
             store._close.push_async_callback(store._end_backup)
@@ -181,6 +185,16 @@ class SqliteStore(SqliteLog):
         async with self._backing_up:
             pass
 
+    async def wipe(self) -> None:
+        """Empties the log of commits into the file, where what is overwritten is wiped out. Raises StoreUnavailable when a read
+        stands in the way for too long."""
+        async with self._turn:
+            connection = await self._connection()
+            with translated():
+                ((is_blocked, _, _),) = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_blocked:
+            raise StoreUnavailable(f"the store's log {self._path}-wal could not be emptied, since it is being read; try again")
+
     # Transactions
 
     @asynccontextmanager
@@ -195,7 +209,9 @@ class SqliteStore(SqliteLog):
         await self._keep_place()
         try:
             with translated():
-                transaction = SqliteTransaction(await self._connection(), self._sql, batch=self._batch + 1, expiry=self._expiry)
+                transaction = SqliteTransaction(
+                    await self._connection(), self._sql, self.sealing, batch=self._batch + 1, expiry=self._expiry
+                )
                 try:
                     yield transaction
                 except BaseException:
@@ -295,7 +311,7 @@ class SqliteStore(SqliteLog):
             found = await self._select("lane_work", {})
         work = [
             LaneWork(
-                endpoint=rows.endpoint(row),
+                endpoint=self._endpoint(row),
                 has_first_attempts=bool(row[rows.ENDPOINT_COLUMNS]),
                 next_retry_at=row[rows.ENDPOINT_COLUMNS + 1],
                 has_manual=bool(row[rows.ENDPOINT_COLUMNS + 2]),
@@ -307,7 +323,7 @@ class SqliteStore(SqliteLog):
     async def unswept_endpoints(self) -> Sequence[Endpoint]:
         """See `store.protocol.Intake.unswept_endpoints`."""
         async with self._turn:
-            return [rows.endpoint(row) for row in await self._select("unswept_endpoints", {})]
+            return [self._endpoint(row) for row in await self._select("unswept_endpoints", {})]
 
 
 class _Choice:

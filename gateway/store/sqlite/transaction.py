@@ -26,7 +26,8 @@ from gateway.model import (
     Tenant,
 )
 from gateway.store import columns, queries
-from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent
+from gateway.store.protocol import ActiveEndpoints, Effects, NewEvent, Resealed
+from gateway.store.sealing import Sealing
 from gateway.store.sqlite import rows
 from gateway.store.sqlite.connection import Connection, Statement
 
@@ -44,9 +45,12 @@ class SqliteTransaction:
     one hop. A transaction that writes nothing leaves no trace.
     """
 
-    def __init__(self, connection: Connection, sql: Mapping[str, str], *, batch: int, expiry: "ExpiryCursor") -> None:
+    def __init__(
+        self, connection: Connection, sql: Mapping[str, str], sealing: Sealing, *, batch: int, expiry: "ExpiryCursor"
+    ) -> None:
         self._connection = connection
         self._sql = sql
+        self._sealing = sealing
         self._batch = batch
         self._expiry = expiry
         self._waiting: list[Statement] = []
@@ -106,17 +110,20 @@ class SqliteTransaction:
 
     # Endpoints
 
+    def _endpoint(self, row: rows.Row) -> Endpoint:
+        return rows.endpoint(row, self._sealing)
+
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:
         row = await self._one("endpoint", {**columns.tenant_parameters(tenant), "id": endpoint_id})
-        return row and rows.endpoint(row)
+        return row and self._endpoint(row)
 
     async def endpoint_by_id(self, endpoint_id: str) -> Endpoint | None:
         row = await self._one("endpoint_by_id", {"id": endpoint_id})
-        return row and rows.endpoint(row)
+        return row and self._endpoint(row)
 
     async def endpoints_by_id(self, endpoint_ids: Collection[str]) -> dict[str, Endpoint]:
         found = await self._rows("endpoints_by_id", {"ids": _encode(list(endpoint_ids)).decode()})
-        return {endpoint.id: endpoint for endpoint in map(rows.endpoint, found)}
+        return {endpoint.id: endpoint for endpoint in map(self._endpoint, found)}
 
     async def count_endpoints(self, organization_id: str) -> int:
         return int((await self._one("count_endpoints", {"organization_id": organization_id}))[0])
@@ -126,17 +133,17 @@ class SqliteTransaction:
         (revision,) = await self._one("last_revision", parameters)
         pinned = await self._one("pinned_version", {"organization_id": tenant.organization_id})
         endpoints = await self._rows("active_endpoints", parameters)
-        return ActiveEndpoints(revision or 0, tuple(map(rows.endpoint, endpoints)), pinned[0] if pinned else None)
+        return ActiveEndpoints(revision or 0, tuple(map(self._endpoint, endpoints)), pinned[0] if pinned else None)
 
     async def outdated(self, known: Mapping[Tenant, tuple[int, str | None]]) -> Collection[Tenant]:  # noqa: ARG002 - protocol's
         return ()  # nobody else writes to this file
 
     async def add_endpoint(self, endpoint: Endpoint) -> None:
-        self._write("add_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list))
+        self._write("add_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list, self._sealing))
         self.effects.endpoints.append(endpoint)
 
     async def save_endpoint(self, endpoint: Endpoint) -> None:
-        self._write("save_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list))
+        self._write("save_endpoint", columns.endpoint_parameters(endpoint, rows.stored_list, self._sealing))
         if endpoint.deleted_at is not None:
             self._write("drop_retries", {"endpoint_id": endpoint.id})
         self.effects.endpoints.append(endpoint)
@@ -152,6 +159,13 @@ class SqliteTransaction:
 
     async def pause_endpoints(self, pauses: Sequence[tuple[str, Timestamp]]) -> None:
         self._write_each("pause_endpoint", pauses)
+
+    async def reseal_endpoints(self, after: str, *, limit: int) -> Resealed:
+        found = await self._rows("sealed_texts", {"after": after, "limit": limit})
+        changed = [parameters for row in found if (parameters := columns.resealed(self._sealing, *row))]
+        for parameters in changed:
+            self._write("reseal_endpoint", parameters)
+        return Resealed(len(found), len(changed), found[-1][0] if len(found) == limit else None)
 
     async def cancel_passed(self, endpoint: Endpoint, reason: Reason, at: Timestamp, *, limit: int) -> int:
         parameters = {"endpoint_id": endpoint.id, "activation": endpoint.activation, "reason": reason, "at": at, "limit": limit}

@@ -25,8 +25,10 @@ from gateway.publishing.fan_out import FanOut
 from gateway.publishing.publisher import Publisher
 from gateway.publishing.writer import Writer
 from gateway.registry.keys import AddKey, make_key
+from gateway.registry.reencryption import reencrypt
 from gateway.settings import Settings
 from gateway.store.protocol import Effects
+from gateway.store.sealing import Sealing
 from gateway.store.sqlite import SqliteStore
 from gateway.telemetry.metrics import Metrics
 from tests.fakes import ACTOR
@@ -112,7 +114,8 @@ async def serve(
     """The API on the store in *path*."""
     clock = FakeClock()
     maker = IdMaker(clock)
-    async with SqliteStore.open(path / "gateway.db") as store, asyncio.TaskGroup() as tasks:
+    sealing = Sealing.of(settings.secrets)
+    async with SqliteStore.open(path / "gateway.db", sealing) as store, asyncio.TaskGroup() as tasks:
         writer = Writer(
             store=store,
             queue=EventQueue(settings.intake),
@@ -147,6 +150,7 @@ async def serve(
             readiness=lambda: reasons[-1],
             metrics=metrics.render,
             nodes=nodes,
+            reencrypt=lambda: reencrypt(writer, store),
             backup=store.back_up,
         )
         parts.pinned.load(await store.organizations())

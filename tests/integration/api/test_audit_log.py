@@ -63,6 +63,8 @@ async def test_every_change_that_the_api_makes_is_told(api: Api):
     await api.json("POST", f"/deliveries/{delivery['id']}/retry", status=202)
     for is_active in (False, True):
         await api.json("PUT", path, {"isActive": is_active})
+    rotated = await api.json("POST", f"{path}/rotate-secret")
+    await api.json("POST", f"{path}/rotate-secret", {"finish": True})
     await api.json("DELETE", path)
     made = await api.json("POST", "/keys", {"name": "short-lived"}, status=201)
     await api.json("DELETE", f"/keys/{made['id']}")
@@ -73,12 +75,19 @@ async def test_every_change_that_the_api_makes_is_told(api: Api):
         ("key.revoked", made["id"]),
         ("key.created", made["id"]),
         ("webhook.deleted", webhook["id"]),
+        ("webhook.rotation_finished", webhook["id"]),
+        ("webhook.secret_rotated", webhook["id"]),
         ("webhook.enabled", webhook["id"]),
         ("webhook.disabled", webhook["id"]),
         ("delivery.retried", delivery["id"]),
         ("webhook.created", webhook["id"]),
     ]
-    assert {each["action"] for each in everything} == set(AuditAction) - {AuditAction.WEBHOOK_UPDATED, AuditAction.BACKUP_CREATED}
+    until = rotated["previousSecretExpiresAt"]
+    finished, begun = everything[4:6]
+    assert begun["changes"] == {"previousSecretUntil": {"from": None, "to": until}}
+    assert finished["changes"] == {"previousSecretUntil": {"from": until, "to": None}}
+    elsewhere = {AuditAction.WEBHOOK_UPDATED, AuditAction.BACKUP_CREATED, AuditAction.SECRETS_REENCRYPTED}
+    assert {each["action"] for each in everything} == set(AuditAction) - elsewhere
 
 
 async def test_what_is_refused_repeated_or_without_effect_is_not_told(api: Api):

@@ -16,7 +16,7 @@ from tests.integration.api.conftest import ACME, Api
 
 OTHERS = (Tenant("other", Mode.LIVE), Tenant("acme", Mode.SANDBOX))
 
-OPERATORS_ONLY = {"create_backup"}
+OPERATORS_ONLY = {"create_backup", "reencrypt_secrets"}
 """No key reaches these, whatever its permissions."""
 
 BODIES: Mapping[str, Mapping[str, object]] = {

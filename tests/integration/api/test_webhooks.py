@@ -26,7 +26,9 @@ async def test_a_new_webhook_shows_its_secret_once(api: Api):
         "disabledAt": None,
         "disabledReason": None,
         "apiVersion": None,
+        "headers": {},
         "createdAt": "2026-03-25T14:30:00.000Z",
+        "previousSecretExpiresAt": None,
     }
     assert await api.json("GET", f"/webhooks/{made['id']}") == made
 

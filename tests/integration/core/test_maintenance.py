@@ -49,6 +49,7 @@ class Cleaner:
         self.maintenance = Maintenance(
             changer=node.writer,
             unswept=node.store.unswept_endpoints,
+            ended_overlaps=node.store.ended_overlaps,
             clock=self.clock,
             retention_days=days,
             audit_days=2 * days,

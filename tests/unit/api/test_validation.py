@@ -12,12 +12,16 @@ from gateway.api.problems import INVALID_JSON, Fault, Problem
 from gateway.api.validation import Body, WebhookRules, read_timestamp
 from gateway.egress.addresses import AddressGuard
 from gateway.publishing.event_types import Catalogue
+from tests.forbidden_targets import HOSTS
 
 VERSIONS = ("2026-07-11", "2026-08-27")
 
 
-def rules(*, https: bool = False, allow: tuple[str, ...] = (), catalogue: Catalogue | None = None) -> WebhookRules:
-    return WebhookRules(require_https=https, guard=AddressGuard(allow, ()), catalogue=catalogue, versions=VERSIONS)
+def rules(
+    *, https: bool = False, allow: tuple[str, ...] = (), ports: tuple[int, ...] = (), catalogue: Catalogue | None = None
+) -> WebhookRules:
+    guard = AddressGuard(allow, (), ports=ports)
+    return WebhookRules(require_https=https, guard=guard, catalogue=catalogue, versions=VERSIONS)
 
 
 def body_of(fields: object, *, null_is_absent: bool = False) -> tuple[Body, list[Fault]]:
@@ -124,6 +128,28 @@ def test_https_may_be_required():
 def test_an_operator_may_allow_private_addresses():
     """The guard's word holds."""
     assert rules(allow=("127.0.0.0/8",)).url_fault("http://127.0.0.1:9000/x") is None
+
+
+@pytest.mark.parametrize("host", HOSTS, ids=ascii)
+def test_no_spelling_of_an_address_inside_is_taken(host: str):
+    """Where a URL names one by number it is refused when it is given, and not only when it is dialled."""
+    assert rules().url_fault(f"https://{host}/")
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("https://example.com/", None),
+        ("https://example.com:443/", None),
+        ("http://example.com:8443/", None),
+        ("http://example.com/", "must have a port that deliveries may go to: 443, 8443"),
+        ("https://example.com:444/", "must have a port that deliveries may go to: 443, 8443"),
+        ("https://[2606:4700::1111]:80/", "must have a port that deliveries may go to: 443, 8443"),
+    ],
+)
+def test_an_operator_may_allow_some_ports_only(url: str, fault: str | None):
+    """The port of the scheme counts when none is given."""
+    assert rules(ports=(443, 8443)).url_fault(url) == fault
 
 
 @given(st.text(max_size=40).map(lambda rest: f"https://{rest}"))

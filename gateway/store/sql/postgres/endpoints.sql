@@ -107,3 +107,22 @@ UPDATE deliveries AS d SET state = 'canceled', reason = :reason, finished_at = :
 FROM unnest(:organization_ids::text[], :modes::text[], :ids::text[]) AS passed (organization_id, mode, id)
 WHERE d.organization_id = passed.organization_id AND d.mode = passed.mode AND d.id = passed.id AND d.state = 'pending'
   AND d.id >= :lowest AND d.id <= :highest;
+
+-- name: ended_overlaps
+SELECT * FROM endpoints WHERE previous_secret_until <= :at ORDER BY previous_secret_until LIMIT :limit;
+
+-- name: sealed_with
+-- How many texts are encrypted with which key, whose name each of them bears; NULL: in clear.
+SELECT CASE WHEN substr(stored, 1, 7) = 'fernet:' THEN substr(stored, 8, 8) END AS key_name, COUNT(*)
+FROM (
+  SELECT secret AS stored FROM endpoints WHERE secret <> ''
+  UNION ALL SELECT previous_secret FROM endpoints WHERE previous_secret IS NOT NULL
+  UNION ALL SELECT headers FROM endpoints WHERE headers IS NOT NULL) AS sealed
+GROUP BY 1 ORDER BY 1;
+
+-- name: sealed_texts
+SELECT id, secret, previous_secret, headers FROM endpoints WHERE id > :after ORDER BY id LIMIT :limit
+FOR NO KEY UPDATE;
+
+-- name: reseal_endpoint
+UPDATE endpoints SET secret = :secret, previous_secret = :previous_secret, headers = :headers WHERE id = :id;

@@ -53,3 +53,18 @@ UPDATE leases SET node_id = NULL, epoch = epoch + 1 FROM held WHERE leases.bucke
 
 -- name: wake_others
 SELECT pg_notify(:channel, :process_id);
+
+-- name: tell_keys
+INSERT INTO meta (name, value) VALUES ('keys of ' || :node_id::text, convert_to(:key_names, 'UTF8'))
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: forget_keys
+-- Of nodes that are gone.
+DELETE FROM meta WHERE name LIKE 'keys of %' AND NOT EXISTS (SELECT FROM nodes WHERE 'keys of ' || nodes.id = meta.name);
+
+-- name: keys_of_nodes
+-- The names of the keys of each node that lives: its lease has not ended yet.
+SELECT n.name, COALESCE(convert_from(m.value, 'UTF8'), '')
+FROM nodes AS n LEFT JOIN meta AS m ON m.name = 'keys of ' || n.id
+WHERE n.renewed_at + COALESCE(n.lease_seconds, 60) * 1000 > EXTRACT(EPOCH FROM clock_timestamp()) * 1000
+ORDER BY n.id;

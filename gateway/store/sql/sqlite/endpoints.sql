@@ -79,3 +79,21 @@ WHERE rowid IN (
     WHERE endpoint_id = :endpoint_id AND activation < :activation AND due_at IS NOT NULL AND scheduled_count > 0
     LIMIT :limit)
   LIMIT :limit);
+
+-- name: ended_overlaps
+SELECT * FROM endpoints WHERE previous_secret_until <= :at ORDER BY previous_secret_until LIMIT :limit;
+
+-- name: sealed_with
+-- How many texts are encrypted with which key, whose name each of them bears; NULL: in clear.
+SELECT CASE WHEN substr(stored, 1, 7) = 'fernet:' THEN substr(stored, 8, 8) END AS key_name, COUNT(*)
+FROM (
+  SELECT secret AS stored FROM endpoints WHERE secret <> ''
+  UNION ALL SELECT previous_secret FROM endpoints WHERE previous_secret IS NOT NULL
+  UNION ALL SELECT headers FROM endpoints WHERE headers IS NOT NULL) AS sealed
+GROUP BY 1 ORDER BY 1;
+
+-- name: sealed_texts
+SELECT id, secret, previous_secret, headers FROM endpoints WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- name: reseal_endpoint
+UPDATE endpoints SET secret = :secret, previous_secret = :previous_secret, headers = :headers WHERE id = :id;

@@ -1,0 +1,66 @@
+"""The operation that encrypts the store's secrets anew: for operators at the machine, who have its keys."""
+
+import msgspec
+
+from gateway.api.dialects import Answer
+from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.parts import ApiParts
+from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
+from gateway.errors import StoreUnavailable
+from gateway.model import AuditAction
+from gateway.registry.audit import Note
+from gateway.settings import IN_CLEAR
+
+
+class ReencryptionView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A reencryption as the API shows it."""
+
+    object: str = "reencryption"
+    key_name: str | None  # null: the first of the keys is `clear`
+    webhooks: int  # all that there are, deleted ones included
+    reencrypted: int  # those that were in clear before, or encrypted with another key
+    seconds: float  # that it took
+
+
+class Reencryption:
+    """Encrypts secrets anew."""
+
+    def __init__(self, parts: ApiParts) -> None:
+        self._parts = parts
+
+    def operations(self) -> list[Operation]:
+        """What can be done with stored secrets."""
+        return [
+            Operation(
+                name="reencrypt_secrets",
+                method="POST",
+                path="/secrets/reencrypt",
+                permission=None,
+                handler=self.run,
+                summary="Encrypt all secrets in the store anew, with the first of the gateway's keys",
+                tenant_in=TenantIn.NOWHERE,
+                for_all_tenants=True,
+            )
+        ]
+
+    async def run(self, call: Call) -> Answer:
+        """Answered once all of it is done."""
+        if call.principal.key is not None:
+            raise forbidden("the store's encryption is for operators at the gateway's machine, and no API key reaches it")
+        call.check()
+        if not self._parts.settings.secrets.encryption_key:
+            raise invalid(
+                [("secrets.encryption_key", "is empty: there is no key to encrypt with; `gateway secrets new-key` prints one")]
+            )
+        began = self._parts.clock.monotonic()
+        try:
+            done = await self._parts.reencrypt()
+            target = done.key_name or IN_CLEAR
+            await self._parts.writer.change(Note(AuditAction.SECRETS_REENCRYPTED, target, call.actor, call.now))
+        except StoreUnavailable as error:
+            # Whoever asks is the operator: why it failed is for him.
+            raise Problem(UNAVAILABLE, str(error), headers=[("Retry-After", str(error.retry_after_seconds))]) from error
+        seconds = round(self._parts.clock.monotonic() - began, 3)
+        return call.dialect.one(
+            ReencryptionView(key_name=done.key_name, webhooks=done.seen, reencrypted=done.resealed, seconds=seconds)
+        )
