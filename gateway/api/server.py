@@ -7,7 +7,7 @@ request has begun to commit is committed and answered, heard or not.
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from gateway.api.audit_log import AuditLog
 from gateway.api.auth import Principal
@@ -18,6 +18,7 @@ from gateway.api.dialects import Dialects
 from gateway.api.event_types import EventTypes
 from gateway.api.events import Events
 from gateway.api.health import Health
+from gateway.api.http_server import HTTP
 from gateway.api.keys import Keys
 from gateway.api.metrics import MetricsPage
 from gateway.api.nodes import Nodes
@@ -45,13 +46,14 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
     pipeline = Pipeline(parts, dialects=dialects, authority=authority)
     application = web.Application()
     application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more
+    application[HTTP] = parts.settings.http
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in operations(parts):
         by_path[operation.path][operation.method] = operation
     for path, methods in by_path.items():
         handler = _handler(methods, pipeline)
         for prefix in PREFIXES:
-            application.router.add_route("*", prefix + path, handler, expect_handler=_continue)
+            application.router.add_route("*", prefix + path, handler, expect_handler=_expect_nothing)
     Health(parts.readiness, parts.standing).register(application)
     MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).register(application)
     return application
@@ -73,8 +75,5 @@ def _handler(methods: Mapping[str, Operation], pipeline: Pipeline) -> Callable[[
     return handle
 
 
-async def _continue(request: web.Request) -> None:
-    """Says "go on" to who asks for it. Any other expectation is let pass, rather than refused in aiohttp's own words."""
-    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # as aiohttp's own handler: the answer has yet to begin
+async def _expect_nothing(_: web.Request) -> None:
+    """An expectation is let pass, rather than refused in aiohttp's own words; `read_body` says "go on" when it wants the body."""
