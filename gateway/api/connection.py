@@ -53,7 +53,18 @@ class Connection(web.RequestHandler):
     its first byte. One timer for the connection looks after all that, so that a request costs none.
     """
 
-    __slots__ = ("_body", "_boundary", "_head_bytes", "_is_refused", "_look_at", "_read_by", "_seconds", "_timer", "_wire", "_write_by")
+    __slots__ = (
+        "_body",
+        "_boundary",
+        "_head_bytes",
+        "_is_refused",
+        "_look_at",
+        "_read_by",
+        "_seconds",
+        "_timer",
+        "_wire",
+        "_write_by",
+    )
 
     def __init__(
         self, manager: web.Server, *, boundary: Boundary, read_seconds: float, loop: AbstractEventLoop, **settings: Any

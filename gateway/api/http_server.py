@@ -1,6 +1,8 @@
 """The HTTP server: aiohttp's own, round connections that have limits, with the boundary round every request."""
 
+import asyncio
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -20,13 +22,19 @@ class ApiRunner(web.AppRunner):
         # Unpacking is for who knows the limit of the body, and whether it is wanted at all.
         super().__init__(application, auto_decompress=False, **settings)
 
+    @property
+    def api_server(self) -> "ApiServer":
+        """The server, which `setup` makes."""
+        assert isinstance(self.server, ApiServer)
+        return self.server
+
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        return _Server(made, self.app[BOUNDARY], self.app[HTTP].read_seconds)
+        return ApiServer(made, self.app[BOUNDARY], self.app[HTTP].read_seconds)
 
 
-class _Server(web.Server):
-    """As *made*, but with the boundary round every request, and with connections of our own."""
+class ApiServer(web.Server):
+    """As *made*, but with the boundary round every request, and with connections of our own, which are counted."""
 
     def __init__(self, made: web.Server, boundary: Boundary, read_seconds: float) -> None:
         super().__init__(
@@ -37,6 +45,19 @@ class _Server(web.Server):
         )
         self._boundary = boundary
         self._read_seconds = read_seconds
+        self.open_connections = 0
+        self.on_closed: Callable[[], None] = lambda: None
 
     def __call__(self) -> web.RequestHandler:
         return Connection(self, boundary=self._boundary, read_seconds=self._read_seconds, loop=self._loop, **self._kwargs)
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        self.open_connections += 1
+        self._boundary.traffic.connections += 1
+        super().connection_made(handler, transport)
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.open_connections -= 1
+        self._boundary.traffic.connections -= 1
+        self.on_closed()

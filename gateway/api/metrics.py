@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.api.boundary import method_not_allowed
+from gateway.api.boundary import method_not_allowed, respond_with
 from gateway.api.pipeline import Pipeline
 
 
@@ -24,4 +24,4 @@ class MetricsPage:
         if request.method not in {"GET", "HEAD"}:
             raise method_not_allowed(request.method, ("GET", "HEAD"))
         await self._pipeline.admit_service(request)
-        return web.Response(body=self._render(), headers={"Content-Type": self._content_type, "Cache-Control": "no-store"})
+        return respond_with(self._render(), self._content_type)

@@ -60,13 +60,16 @@ class Problem(Exception):
         param: str | None = None,
         faults: Sequence[Fault] | None = None,
         headers: Sequence[tuple[str, str]] = (),
+        reason: str | None = None,
     ) -> None:
+        """*reason* is what it counts as in the metrics, when that is not its code."""
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.faults = faults
         self.headers = tuple(headers)
+        self.reason = reason
 
 
 class FaultView(msgspec.Struct, frozen=True, gc=False):

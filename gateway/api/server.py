@@ -42,7 +42,13 @@ def operations(parts: ApiParts) -> list[Operation]:
 def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Application:
     """The application. With an *authority* every request has it and no key is asked for: the operators' socket."""
     dialects = Dialects(parts.settings.api.versions, parts.pinned)
-    boundary = Boundary(dialects=dialects, ids=parts.ids, clock=parts.clock, logs_each=parts.settings.log.level == "debug")
+    boundary = Boundary(
+        dialects=dialects,
+        ids=parts.ids,
+        clock=parts.clock,
+        traffic=parts.traffic,
+        logs_each=parts.settings.log.level == "debug",
+    )
     pipeline = Pipeline(parts, dialects=dialects, authority=authority)
     application = web.Application()
     application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more

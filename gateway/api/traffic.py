@@ -23,7 +23,7 @@ class Seldom:
 
     def told(self, now: float) -> int | None:
         """None: say nothing. Else how often nothing was said since the last time."""
-        if now - self._since >= 60:  # noqa: PLR2004 - a minute
+        if now - self._since >= 60:
             self._since, self._told = now, 0
         if self._told >= self._most:
             self._left_out += 1

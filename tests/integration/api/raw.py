@@ -1,7 +1,7 @@
 """Talking to the API in bytes, as no client library would."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.integration.api.conftest import Api
@@ -32,3 +32,10 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), b":0")
     return head + await reader.readexactly(int(length.partition(b":")[2]))
+
+
+async def until(claim: Callable[[], object]) -> None:
+    """Returns when *claim* holds."""
+    async with asyncio.timeout(20):
+        while not claim():  # noqa: ASYNC110 - what is claimed is no event of anybody's
+            await asyncio.sleep(0.001)

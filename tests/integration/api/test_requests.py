@@ -1,7 +1,6 @@
 """How every request is judged: the order of the contract, and never a 500 for what a client sends."""
 
 import gzip
-import json
 import logging
 import zlib
 from pathlib import Path
