@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.clock import SECOND
+from gateway.cluster.news import ASKED_SECONDS
 from gateway.errors import Stopping, StoreUnavailable
 from gateway.model import BUCKETS
 from tests.cluster_fakes import LEASE_SECONDS, FakeCluster, FakeNode, FakeTransaction, endpoint_in, run_cluster
