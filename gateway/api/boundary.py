@@ -107,6 +107,8 @@ class Boundary:
                 raise
             response = self._refuse(request, _of_miss(request, exception))
         except Exception as error:
+            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                raise  # the client has gone, and nobody is there to be answered
             problem = problems.of_error(error)
             if problem is None:
                 # A bug in one request must not leave its client without an answer.
@@ -155,6 +157,10 @@ class Boundary:
 
 BOUNDARY = web.AppKey("boundary", Boundary)
 """Where an application keeps its own."""
+
+
+async def expect_nothing(_: web.Request) -> None:
+    """An expectation is let pass, rather than refused in aiohttp's own words; `read_body` says "go on" when it wants the body."""
 
 
 def respond_with(body: bytes, content_type: str) -> web.Response:

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from gateway.api.audit_log import AuditLog
 from gateway.api.auth import Principal
 from gateway.api.backups import Backups
-from gateway.api.boundary import BOUNDARY, Boundary, method_not_allowed
+from gateway.api.boundary import BOUNDARY, Boundary, expect_nothing, method_not_allowed
 from gateway.api.deliveries import Deliveries
 from gateway.api.dialects import Dialects
 from gateway.api.event_types import EventTypes
@@ -59,7 +59,7 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
     for path, methods in by_path.items():
         handler = _handler(methods, pipeline)
         for prefix in PREFIXES:
-            application.router.add_route("*", prefix + path, handler, expect_handler=_expect_nothing)
+            application.router.add_route("*", prefix + path, handler, expect_handler=expect_nothing)
     Health(parts.readiness, parts.standing).register(application)
     MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).register(application)
     return application
@@ -79,7 +79,3 @@ def _handler(methods: Mapping[str, Operation], pipeline: Pipeline) -> Callable[[
         return await pipeline.run(operation, request)
 
     return handle
-
-
-async def _expect_nothing(_: web.Request) -> None:
-    """An expectation is let pass, rather than refused in aiohttp's own words; `read_body` says "go on" when it wants the body."""

@@ -186,3 +186,30 @@ async def test_who_may_not_send_a_body_is_not_told_to_go_on(api: Api):
             if status == b"100":
                 writer.write(b"{}")
                 assert (await answer(reader)).split(b" ")[1] == b"400"
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/health/live", "/metrics", "/webhooks"])
+async def test_no_expectation_is_answered_in_other_words(api: Api, path: str):
+    """Whatever is expected, and wherever: the answer is that of a request without it."""
+    for expectation in ("100-continue", "the-impossible"):
+        async with connected(api) as (reader, writer):
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nExpect: {expectation}\r\n\r\n".encode())
+            response = await answer(reader)
+            if response.startswith(b"HTTP/1.1 100 "):
+                response = await answer(reader)
+        assert response.split(b" ")[1] in {b"404", b"200", b"401"}
+        assert b"Content-Type: application/json\r\n" in response
+
+
+async def test_who_has_gone_is_no_crash(api: Api, caplog: pytest.LogCaptureFixture):
+    """A connection that ended before "go on" could be said leaves nothing in the log."""
+    with capture_logs() as logs:
+        for path in (b"/nothing", b"/webhooks"):
+            request = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+            async with connected(api) as (reader, writer):
+                writer.write(request + f"x-api-key: {api.key}\r\n\r\n{{}}".encode())
+                writer.write_eof()
+                await reader.read()
+        await api.json("GET", "/webhooks")
+    assert [log for log in logs if log["log_level"] != "debug"] == []
+    assert caplog.records == []
