@@ -15,10 +15,12 @@ import structlog
 
 from gateway import ids
 from gateway.api.auth import OPERATOR, Authenticator, Principal
+from gateway.api.bad_keys import BadKeys
 from gateway.api.dialects import PinnedVersions
 from gateway.api.listener import bind_tcp, bind_unix, listening
 from gateway.api.rate_limit import RateLimiter
 from gateway.api.server import ApiParts, build_application
+from gateway.api.traffic import Traffic
 from gateway.clock import SharedTime, SystemClock
 from gateway.cluster.demand import DemandSharing
 from gateway.cluster.this_node import ThisNode
@@ -141,6 +143,7 @@ class Gateway:
         )
         per_second = settings.limits.requests_per_second
         self._limiter = RateLimiter(per_second) if per_second > 0 else None
+        self._traffic = Traffic()
         self._metrics = self._make_metrics()
         self._maintenance = Maintenance(
             changer=self._writer,
@@ -159,7 +162,7 @@ class Gateway:
         self._stop_by: float | None = None
 
     def _make_parts(self, catalogue: Catalogue | None, cursor_key: bytes) -> ApiParts:
-        egress = self.settings.egress
+        egress, bad_keys_per_minute = self.settings.egress, self.settings.limits.bad_keys_per_minute
         return ApiParts(
             settings=self.settings,
             clock=self._clock,
@@ -174,6 +177,8 @@ class Gateway:
             keys=self._authenticator,
             pinned=self._pinned,
             limiter=self._limiter,
+            bad_keys=BadKeys(bad_keys_per_minute) if bad_keys_per_minute else None,
+            traffic=self._traffic,
             readiness=self._readiness,
             standing=self._node.shown,
             look_for_news=None if self._node.member is None else self._node.member.look_now,
@@ -187,6 +192,10 @@ class Gateway:
         metrics = self._node.make_metrics()
         metrics.gauge("gateway_queue_events", "Events that wait for their commit.", lambda: self._queue.depth)
         metrics.gauge("gateway_open_requests", "Attempts under way.", lambda: self._dispatcher.open_requests)
+        metrics.gauge("gateway_client_connections", "Connections of clients of the API.", lambda: self._traffic.connections)
+        metrics.counter(
+            "gateway_requests_refused", "Requests that were refused, by why.", "reason", lambda: self._traffic.refused
+        )
         metrics.gauge("gateway_ready", "1 when requests should come here.", lambda: float(self._readiness() is None))
         return metrics
 

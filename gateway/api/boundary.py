@@ -12,6 +12,7 @@ from multidict import CIMultiDict
 from gateway.api import problems
 from gateway.api.dialects import Answer, Dialect, Dialects
 from gateway.api.problems import Problem
+from gateway.api.traffic import Seldom, Traffic
 from gateway.clock import Clock
 from gateway.ids import IdMaker
 
@@ -28,12 +29,17 @@ DIALECT = web.RequestKey[Dialect]("dialect")
 ACTOR = web.RequestKey("actor", str)
 """Where a request keeps who asks."""
 
+_UNAVAILABLE_A_MINUTE = 60  # 503s that are logged, with how many there were in between
+
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS: CIMultiDict[str] = CIMultiDict(
     {
         "Content-Type": "application/json",
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "X-Frame-Options": "DENY",
         "Server": "gateway",
     }
 )
@@ -66,12 +72,14 @@ class Boundary:
     A client's own `x-request-id` is kept when it is 1 to 128 letters, digits, `.`, `_` and `-`.
     """
 
-    def __init__(self, *, dialects: Dialects, ids: IdMaker, clock: Clock, logs_each: bool) -> None:
+    def __init__(self, *, dialects: Dialects, ids: IdMaker, clock: Clock, traffic: Traffic, logs_each: bool) -> None:
         self.under_way = UnderWay()
+        self.traffic = traffic
         self._dialects = dialects
         self._ids = ids
         self._clock = clock
         self._logs_each = logs_each
+        self._unavailable = Seldom(_UNAVAILABLE_A_MINUTE)
 
     async def answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What *handler* answers, or the answer to what it raised."""
@@ -99,6 +107,8 @@ class Boundary:
                 raise
             response = self._refuse(request, _of_miss(request, exception))
         except Exception as error:
+            if isinstance(error, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                raise  # the client has gone, and nobody is there to be answered
             problem = problems.of_error(error)
             if problem is None:
                 # A bug in one request must not leave its client without an answer.
@@ -106,13 +116,19 @@ class Boundary:
                 problem = problems.internal()
             response = self._refuse(request, problem)
         _mark(response, request_id)
-        if self._logs_each or response.status >= 500:
+        if self._logs_each:
             self._tell(request, response.status, started)
+        elif response.status >= 500:
+            # Overload is told of now and then: telling of each refusal would add to it.
+            left_out = self._unavailable.told(started) if response.status == 503 else 0
+            if left_out is not None:
+                self._tell(request, response.status, started, left_out)
         return response
 
     def refuse_unread(self, problem: Problem) -> web.Response:
         """The answer to what could not be read as a request, and closes the connection."""
         request_id = self._ids.next("req_")
+        self.traffic.refused["unreadable" if problem.kind is problems.INVALID else problem.kind.code] += 1
         log.debug("request.unreadable", reason=problem.message, status=problem.kind.status, request_id=request_id)
         response = respond(self._dialects.pick(None, None).error(problem))
         _mark(response, request_id)
@@ -120,12 +136,13 @@ class Boundary:
         return response
 
     def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
+        self.traffic.refused[problem.reason or problem.kind.code] += 1
         dialect = request.get(DIALECT)
         if dialect is None:
             dialect = self._dialects.pick(request.headers.get("commet-version"), None)
         return respond(dialect.error(problem))
 
-    def _tell(self, request: web.Request, status: int, started: float) -> None:
+    def _tell(self, request: web.Request, status: int, started: float, left_out: int = 0) -> None:
         (log.info if status >= 500 else log.debug)(
             "request.finished",
             method=request.method,
@@ -134,11 +151,23 @@ class Boundary:
             duration_ms=round((self._clock.monotonic() - started) * 1_000),
             actor=request.get(ACTOR),
             request_id=request[REQUEST_ID_KEY],
+            **({"left_out": left_out} if left_out else {}),
         )
 
 
 BOUNDARY = web.AppKey("boundary", Boundary)
 """Where an application keeps its own."""
+
+
+async def expect_nothing(_: web.Request) -> None:
+    """An expectation is let pass, rather than refused in aiohttp's own words; `read_body` says "go on" when it wants the body."""
+
+
+def respond_with(body: bytes, content_type: str) -> web.Response:
+    """An answer that is no JSON."""
+    headers = _HEADERS.copy()
+    headers["Content-Type"] = content_type
+    return web.Response(body=body, headers=headers)
 
 
 def respond(answer: Answer, headers: Sequence[tuple[str, str]] = ()) -> web.Response:

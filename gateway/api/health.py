@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from gateway.api.boundary import method_not_allowed, respond
+from gateway.api.boundary import expect_nothing, method_not_allowed, respond
 from gateway.api.dialects import Answer
 
 _OK = Answer(200, msgspec.json.encode({"status": "ok"}))
@@ -20,8 +20,8 @@ class Health:
 
     def register(self, application: web.Application) -> None:
         """Adds the routes."""
-        application.router.add_route("*", "/health/live", self.live)
-        application.router.add_route("*", "/health/ready", self.ready)
+        application.router.add_route("*", "/health/live", self.live, expect_handler=expect_nothing)
+        application.router.add_route("*", "/health/ready", self.ready, expect_handler=expect_nothing)
 
     async def live(self, request: web.Request) -> web.Response:
         _check_method(request)

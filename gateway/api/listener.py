@@ -10,14 +10,14 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from gateway.api.acceptor import Acceptor
 from gateway.api.boundary import BOUNDARY
-from gateway.api.http_server import ApiRunner
+from gateway.api.http_server import HTTP, ApiRunner
 from gateway.errors import SettingsError
 from gateway.settings import MAX_SOCKET_PATH
 
 log = structlog.get_logger()
 
-_BACKLOG = 1024
 _KEEPALIVE_SECONDS = 75.0
 _LAST_BYTES_SECONDS = 0.2  # that writing the last answers may take
 
@@ -86,13 +86,13 @@ async def listening(application: web.Application, listener: socket.socket, *, st
     )
     await runner.setup()
     try:
-        site = web.SockSite(runner, listener, backlog=_BACKLOG)
-        await site.start()
+        acceptor = Acceptor(listener, runner.api_server, most=application[HTTP].max_connections)
         name = listener.getsockname()
+        acceptor.start()
         try:
             yield name[1] if isinstance(name, tuple) else 0
         finally:
-            await site.stop()
+            await acceptor.stop()
             # Before the clean-up: from then on aiohttp drops what arrives, so that a body on its way would never end.
             under_way = application[BOUNDARY].under_way
             try:

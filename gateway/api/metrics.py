@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.api.boundary import method_not_allowed
+from gateway.api.boundary import expect_nothing, method_not_allowed, respond_with
 from gateway.api.pipeline import Pipeline
 
 
@@ -18,10 +18,10 @@ class MetricsPage:
 
     def register(self, application: web.Application) -> None:
         """Adds the route."""
-        application.router.add_route("*", "/metrics", self.show)
+        application.router.add_route("*", "/metrics", self.show, expect_handler=expect_nothing)
 
     async def show(self, request: web.Request) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
             raise method_not_allowed(request.method, ("GET", "HEAD"))
         await self._pipeline.admit_service(request)
-        return web.Response(body=self._render(), headers={"Content-Type": self._content_type, "Cache-Control": "no-store"})
+        return respond_with(self._render(), self._content_type)

@@ -7,8 +7,10 @@ from typing import Protocol
 import msgspec
 
 from gateway.api.auth import Authenticator
+from gateway.api.bad_keys import BadKeys
 from gateway.api.dialects import PinnedVersions
 from gateway.api.rate_limit import RateLimiter
+from gateway.api.traffic import Traffic
 from gateway.clock import Clock, Timestamp
 from gateway.egress.addresses import AddressGuard
 from gateway.ids import IdMaker
@@ -75,6 +77,8 @@ class ApiParts(msgspec.Struct, frozen=True, kw_only=True):
     keys: Authenticator  # to be loaded, and told of each change
     pinned: PinnedVersions = msgspec.field(default_factory=PinnedVersions)  # likewise
     limiter: RateLimiter | None = None  # one for all listeners; None: no key has a limit
+    bad_keys: BadKeys | None = None  # likewise; None: no address has a limit
+    traffic: Traffic = msgspec.field(default_factory=Traffic)  # likewise one for all listeners
     readiness: Callable[[], str | None]  # None: ready; else a sentence why not
     standing: Callable[[], dict[str, object] | None] = lambda: None  # of this node among those that share the store
     look_for_news: Callable[[], Awaitable[None]] | None = None  # hears of what other nodes have committed

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Sequence
 
 from aiohttp import web
-from multidict import CIMultiDictProxy, MultiDict
+from multidict import MultiDict
 
 from gateway.api import problems
 from gateway.api.auth import Principal, tenant_of
@@ -39,13 +39,14 @@ class Pipeline:
         self._dialects = dialects
         self._idempotency = Idempotency(parts.log)
         self._limiter = parts.limiter
+        self._bad_keys = parts.bad_keys
         self._addresses = ClientAddresses(parts.settings.http.trusted_proxies)
 
     async def run(self, operation: Operation, request: web.Request) -> web.Response:
         """The answer of *operation*. Raises Problem and GatewayError."""
         headers = request.headers
         now = self._clock.now()
-        principal = await self._authenticate(headers, now)
+        principal = await self._authenticate(request, now)
         organization_id = None if principal.tenant is None else principal.tenant.organization_id
         request[ACTOR] = principal.actor
         version = headers.get("commet-version")
@@ -84,23 +85,30 @@ class Pipeline:
 
     async def admit_service(self, request: web.Request) -> None:
         """Lets in whoever reaches all organizations, whatever else a key may do. Raises Problem for others."""
-        principal = await self._authenticate(request.headers, self._clock.now())
+        principal = await self._authenticate(request, self._clock.now())
         if principal.tenant is not None:
             raise problems.forbidden("this takes a service key, which reaches every organization")
 
-    async def _authenticate(self, headers: CIMultiDictProxy[str], now: Timestamp) -> Principal:
+    async def _authenticate(self, request: web.Request, now: Timestamp) -> Principal:
         if self._authority is not None:
             return self._authority
-        text = headers.get("x-api-key")
+        text = request.headers.get("x-api-key")
+        principal = self._keys.authenticate(text, now) if text else None
+        if principal is not None:
+            return principal
+        address = None if self._bad_keys is None else self._addresses.of(request)
+        if self._bad_keys is not None and address is not None:
+            self._bad_keys.count(address, self._clock.monotonic())
         if not text:
             raise Problem(problems.UNAUTHORIZED, "an API key is required; send it as the header `x-api-key`")
-        principal = self._keys.authenticate(text, now)
-        if principal is None and self._look_for_news is not None:
+        if self._look_for_news is not None:
             # Another node may have made it a moment ago.
             await self._look_for_news()
             principal = self._keys.authenticate(text, now)
         if principal is None:
             raise Problem(problems.UNAUTHORIZED, "the API key is not known, has expired or was revoked")
+        if self._bad_keys is not None and address is not None:
+            self._bad_keys.forgive(address)
         return principal
 
     def _limit(self, principal: Principal) -> Sequence[tuple[str, str]]:

@@ -26,12 +26,15 @@ FORBIDDEN = Kind(403, "authentication_error", "forbidden")
 WEBHOOK_NOT_FOUND = Kind(404, "not_found_error", "webhook_not_found")
 NOT_FOUND = Kind(404, "not_found_error", "not_found")
 METHOD_NOT_ALLOWED = Kind(405, "validation_error", "method_not_allowed")
+REQUEST_TIMEOUT = Kind(408, "validation_error", "request_timeout")
 IDEMPOTENCY_KEY_MISMATCH = Kind(409, "conflict_error", "idempotency_key_mismatch")
 IDEMPOTENCY_IN_PROGRESS = Kind(409, "conflict_error", "idempotency_in_progress")
 ROTATION_IN_PROGRESS = Kind(409, "conflict_error", "rotation_in_progress")
 PAYLOAD_TOO_LARGE = Kind(413, "validation_error", "payload_too_large")
+URL_TOO_LONG = Kind(414, "validation_error", "url_too_long")
 UNSUPPORTED_MEDIA_TYPE = Kind(415, "validation_error", "unsupported_media_type")
 RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limited")
+HEADERS_TOO_LARGE = Kind(431, "validation_error", "headers_too_large")
 INTERNAL = Kind(500, "internal_error", "internal_error")
 OVERLOADED = Kind(503, "internal_error", "overloaded")
 UNAVAILABLE = Kind(503, "internal_error", "unavailable")
@@ -57,13 +60,16 @@ class Problem(Exception):
         param: str | None = None,
         faults: Sequence[Fault] | None = None,
         headers: Sequence[tuple[str, str]] = (),
+        reason: str | None = None,
     ) -> None:
+        """*reason* is what it counts as in the metrics, when that is not its code."""
         super().__init__(message)
         self.kind = kind
         self.message = message
         self.param = param
         self.faults = faults
         self.headers = tuple(headers)
+        self.reason = reason
 
 
 class FaultView(msgspec.Struct, frozen=True, gc=False):
@@ -104,6 +110,23 @@ def too_large(faults: Sequence[Fault]) -> Problem:
     """An event's data is over its limit."""
     field, message = next((fault for fault in faults if fault[0] == "data"), faults[0])
     return Problem(PAYLOAD_TOO_LARGE, f"{field} {message}", param=field)
+
+
+def too_slow() -> Problem:
+    """The rest of a request did not come in time. The connection is of no more use."""
+    return Problem(
+        REQUEST_TIMEOUT, "the request did not come to its end in time; send it again, faster", headers=[("Connection", "close")]
+    )
+
+
+def url_too_long(most: int) -> Problem:
+    """A request line that is too long to be read."""
+    return Problem(URL_TOO_LONG, f"the URL has more than {most:,} bytes")
+
+
+def headers_too_large(what: str) -> Problem:
+    """Headers that are too large, or too many, to be read."""
+    return Problem(HEADERS_TOO_LARGE, f"the request has {what}")
 
 
 def not_found(what: str, id_: str) -> Problem:

@@ -48,12 +48,31 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         return told if self.allowed else (*told, ("Retry-After", str(self.retry_after_seconds)))
 
 
-class _Bucket:
+class Bucket:
+    """Holds so many requests, each of which takes a token, and is filled as time goes by."""
+
     __slots__ = ("at", "tokens")
 
     def __init__(self, tokens: float, at: float) -> None:
         self.tokens = tokens
         self.at = at
+
+    def take(self, now: float, *, pace: float, capacity: float, limit: int) -> Standing:
+        """Counts a request at *now*, or refuses it, which costs nothing. *pace* is what comes in a second, *limit* what is
+        told of the capacity."""
+        elapsed = max(0.0, now - self.at)
+        self.tokens = min(capacity, self.tokens + elapsed * pace)
+        self.at = max(now, self.at)
+        allowed = self.tokens >= 1
+        if allowed:
+            self.tokens -= 1
+        return Standing(
+            allowed=allowed,
+            limit=limit,
+            remaining=math.floor(self.tokens),
+            reset_seconds=math.ceil((capacity - self.tokens) / pace),
+            retry_after_seconds=0 if allowed else max(1, math.ceil((1 - self.tokens) / pace)),
+        )
 
 
 class RateLimiter:
@@ -63,7 +82,7 @@ class RateLimiter:
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
         self._limit = math.floor(max(1.0, per_second))
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
         self._asked: Counter[str] = Counter()  # requests since the last measurement
         self._measured_at: float | None = None
         self._memory_seconds = max(1.0, 1 / per_second)  # a request that comes every ten seconds is no ten requests a second
@@ -78,20 +97,8 @@ class RateLimiter:
         capacity = max(1.0, pace)
         bucket = self._buckets.get(key)
         if bucket is None:
-            bucket = self._buckets[key] = _Bucket(capacity, now)
-        elapsed = max(0.0, now - bucket.at)
-        bucket.tokens = min(capacity, bucket.tokens + elapsed * pace)
-        bucket.at = max(now, bucket.at)
-        allowed = bucket.tokens >= 1
-        if allowed:
-            bucket.tokens -= 1
-        return Standing(
-            allowed=allowed,
-            limit=self._limit,
-            remaining=math.floor(bucket.tokens),
-            reset_seconds=math.ceil((capacity - bucket.tokens) / pace),
-            retry_after_seconds=0 if allowed else max(1, math.ceil((1 - bucket.tokens) / pace)),
-        )
+            bucket = self._buckets[key] = Bucket(capacity, now)
+        return bucket.take(now, pace=pace, capacity=capacity, limit=self._limit)
 
     # Among others
 

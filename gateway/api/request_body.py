@@ -3,10 +3,10 @@
 import re
 import zlib
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import ClientPayloadError, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway.api.problems import INVALID_JSON, PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Problem
+from gateway.api.problems import INVALID_JSON, PAYLOAD_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Problem, too_slow
 from gateway.settings import KIB
 
 _JSON_TYPE = re.compile(r"\s*(application/json|[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]*\+json)?\s*(;.*)?", re.IGNORECASE | re.DOTALL)
@@ -14,11 +14,20 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 _WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}  # as zlib names its formats
 
 
+class BodyBroken(TimeoutError):
+    """A body will not come to its end. A kind of timeout, since that is what aiohttp expects of what it reads to no purpose."""
+
+
+class BodyTooSlow(BodyBroken):
+    """A body did not come to its end in time."""
+
+
 async def read_body(request: web.Request, most: int) -> bytes:
     """The body of *request*, unpacked, as JSON that has yet to be read.
 
-    Raises a 415 for another type than JSON (no type at all is taken for JSON; a charset says nothing, JSON is UTF-8), and a
-    413 when it has more than *most* bytes, as soon as that is known.
+    Raises a 415 for another type than JSON (no type at all is taken for JSON; a charset says nothing, JSON is UTF-8), a
+    413 when it has more than *most* bytes, as soon as that is known, and a 408 when it does not come in time. Who waits to be
+    told to send it (`Expect`) is told so here, when nothing else speaks against it.
     """
     if not request.body_exists:
         return b""
@@ -32,11 +41,22 @@ async def read_body(request: web.Request, most: int) -> bytes:
     if (request.content_length or 0) > most:
         raise _too_large(most)
     try:
+        if hdrs.EXPECT in request.headers:
+            await _continue(request)
         body = await _read(request, most)
+    except BodyTooSlow as error:
+        raise too_slow() from error
     except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, OSError) as error:
         # Broken chunks, or a client that is gone, which will not read the answer.
         raise Problem(INVALID_JSON, "the body could not be read to its end") from error
     return _unpacked(body, encoding, most) if encoding in _WINDOWS and body else body
+
+
+async def _continue(request: web.Request) -> None:
+    """Says "go on" to who asks for it. Any other expectation is let pass."""
+    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # as aiohttp's own handler: the answer has yet to begin
 
 
 async def _read(request: web.Request, most: int) -> bytes:

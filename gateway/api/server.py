@@ -7,17 +7,18 @@ request has begun to commit is committed and answered, heard or not.
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 
 from gateway.api.audit_log import AuditLog
 from gateway.api.auth import Principal
 from gateway.api.backups import Backups
-from gateway.api.boundary import BOUNDARY, Boundary, method_not_allowed
+from gateway.api.boundary import BOUNDARY, Boundary, expect_nothing, method_not_allowed
 from gateway.api.deliveries import Deliveries
 from gateway.api.dialects import Dialects
 from gateway.api.event_types import EventTypes
 from gateway.api.events import Events
 from gateway.api.health import Health
+from gateway.api.http_server import HTTP
 from gateway.api.keys import Keys
 from gateway.api.metrics import MetricsPage
 from gateway.api.nodes import Nodes
@@ -41,17 +42,24 @@ def operations(parts: ApiParts) -> list[Operation]:
 def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Application:
     """The application. With an *authority* every request has it and no key is asked for: the operators' socket."""
     dialects = Dialects(parts.settings.api.versions, parts.pinned)
-    boundary = Boundary(dialects=dialects, ids=parts.ids, clock=parts.clock, logs_each=parts.settings.log.level == "debug")
+    boundary = Boundary(
+        dialects=dialects,
+        ids=parts.ids,
+        clock=parts.clock,
+        traffic=parts.traffic,
+        logs_each=parts.settings.log.level == "debug",
+    )
     pipeline = Pipeline(parts, dialects=dialects, authority=authority)
     application = web.Application()
     application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more
+    application[HTTP] = parts.settings.http
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
     for operation in operations(parts):
         by_path[operation.path][operation.method] = operation
     for path, methods in by_path.items():
         handler = _handler(methods, pipeline)
         for prefix in PREFIXES:
-            application.router.add_route("*", prefix + path, handler, expect_handler=_continue)
+            application.router.add_route("*", prefix + path, handler, expect_handler=expect_nothing)
     Health(parts.readiness, parts.standing).register(application)
     MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).register(application)
     return application
@@ -71,10 +79,3 @@ def _handler(methods: Mapping[str, Operation], pipeline: Pipeline) -> Callable[[
         return await pipeline.run(operation, request)
 
     return handle
-
-
-async def _continue(request: web.Request) -> None:
-    """Says "go on" to who asks for it. Any other expectation is let pass, rather than refused in aiohttp's own words."""
-    if request.headers[hdrs.EXPECT].lower() == "100-continue" and request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # as aiohttp's own handler: the answer has yet to begin

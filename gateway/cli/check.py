@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import resource
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -14,12 +13,12 @@ import click
 import msgspec
 from msgspec.structs import replace
 
+from gateway.cli.open_files import files_allowed, files_needed
 from gateway.cli.options import json_option, settings_options
 from gateway.cli.output import cell, print_json
 from gateway.errors import GatewayError
 from gateway.settings import IN_CLEAR, MAX_SOCKET_PATH, Secrets, Settings, Store
 
-_OTHER_FILES = 128  # descriptors beside those of open attempts: the store's, and publishers' connections
 _OTHER_CONNECTIONS = 5  # of a node to PostgreSQL, beside its pools: leases, news, waking and being woken, partitions
 
 
@@ -145,12 +144,12 @@ def machine_findings(settings: Settings) -> Iterator[Finding]:
             f"the path of the operators' socket, {socket}, is longer than {MAX_SOCKET_PATH} bytes; "
             f"set http.socket to a shorter one",
         )
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft_limit != resource.RLIM_INFINITY and soft_limit < settings.delivery.max_in_flight + _OTHER_FILES:
+    needed, allowed = files_needed(settings), files_allowed()
+    if allowed < needed:
         yield Finding(
             Weight.NOTE,
-            f"a process here may open {soft_limit} files (`ulimit -n`), few for delivery.max_in_flight = "
-            f"{settings.delivery.max_in_flight}",
+            f"a process here may open {allowed} files (`ulimit -Hn`), fewer than the {needed} that http.max_connections = "
+            f"{settings.http.max_connections} and delivery.max_in_flight = {settings.delivery.max_in_flight} may take together",
         )
     yield _event_loop_finding()
 

@@ -8,6 +8,7 @@ from importlib import metadata
 
 import click
 
+from gateway.cli.open_files import allow_files, files_needed
 from gateway.cli.options import settings_options
 from gateway.settings import Settings
 
@@ -28,6 +29,7 @@ def command(*, settings: Settings) -> None:
     from gateway.telemetry import logs  # noqa: PLC0415 - only when it is going to run
 
     writer = logs.configure(settings.log)
+    _allow_files(settings)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))
@@ -37,6 +39,22 @@ def command(*, settings: Settings) -> None:
         raise click.ClickException(f"the gateway cannot start: {error}") from error
     finally:
         writer.flush()
+
+
+def _allow_files(settings: Settings) -> None:
+    """Makes room for as many connections as the settings allow, or says that there is none."""
+    import structlog  # noqa: PLC0415 - only when it is going to run
+
+    needed = files_needed(settings)
+    allowed = allow_files(needed)
+    if allowed < needed:
+        structlog.get_logger().warning(
+            "files.too_few",
+            allowed=allowed,
+            needed=needed,
+            http_max_connections=settings.http.max_connections,
+            delivery_max_in_flight=settings.delivery.max_in_flight,
+        )
 
 
 async def _serve(settings: Settings) -> None:

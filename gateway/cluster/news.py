@@ -1,6 +1,7 @@
 """Keeps up with what other nodes commit: it looks when they wake it, and in any case every so often."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -16,6 +17,9 @@ LISTENING_SECONDS = 0.5
 
 DEAF_SECONDS = 0.05
 """Between two looks while they cannot."""
+
+ASKED_SECONDS = 0.05
+"""Between two looks that are made because somebody asks: many who ask share one, so that they cannot wear out the database."""
 
 _RETRY_SECONDS = 0.5
 
@@ -43,6 +47,7 @@ class NewsWatch:
         self._pause = pause
         self._wake = asyncio.Event()
         self._callers: list[asyncio.Future[None]] = []
+        self._looked_at = -math.inf  # of the loop's clock
         self._must_reload = False
         self._is_running = False
         self.is_listening = False
@@ -54,9 +59,15 @@ class NewsWatch:
         """
         if not self._is_running:
             raise Stopping("this node takes no part among the others")
-        caller: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        caller: asyncio.Future[None] = loop.create_future()
         self._callers.append(caller)
-        self._wake.set()
+        if len(self._callers) == 1:
+            look_at = self._looked_at + ASKED_SECONDS
+            if loop.time() >= look_at:
+                self._wake.set()
+            else:
+                loop.call_at(look_at, self._wake.set)
         await caller
 
     async def run(self) -> None:
@@ -96,6 +107,7 @@ class NewsWatch:
         return None
 
     async def _look(self) -> None:
+        self._looked_at = asyncio.get_running_loop().time()
         news = await self._cluster.news()
         self._must_reload = self._must_reload or not news.is_complete
         if self._must_reload:

@@ -3,11 +3,11 @@
 No label has values without bound: an organization, an endpoint or an event type is none."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.model import DeliveryState, Result
@@ -41,6 +41,10 @@ class Metrics:
     def gauge(self, name: str, meaning: str, reading: Reading) -> None:
         """Adds a gauge that is read each time."""
         self._registry.register(_Gauge(name, meaning, reading))
+
+    def counter(self, name: str, meaning: str, label: str, reading: Callable[[], Mapping[str, float]]) -> None:
+        """Adds counters that are read each time, one for each value of *label* that has come up."""
+        self._registry.register(_Counters(name, meaning, label, reading))
 
     def committed(self, made: int, results: Sequence[Result], fenced: Sequence[Result]) -> None:
         """Counts what a commit brought. Of *results* those that are *fenced* led to nothing."""
@@ -79,3 +83,20 @@ class _Gauge(Collector):
     def collect(self) -> Iterable[Metric]:
         value = self._reading()
         return [] if value is None else [GaugeMetricFamily(self._name, self._meaning, value=value)]
+
+
+class _Counters(Collector):
+    def __init__(self, name: str, meaning: str, label: str, reading: Callable[[], Mapping[str, float]]) -> None:
+        self._name = name
+        self._meaning = meaning
+        self._label = label
+        self._reading = reading
+
+    def describe(self) -> Iterable[Metric]:
+        return [CounterMetricFamily(self._name, self._meaning, labels=[self._label])]
+
+    def collect(self) -> Iterable[Metric]:
+        family = CounterMetricFamily(self._name, self._meaning, labels=[self._label])
+        for value, count in self._reading().items():
+            family.add_metric([value], count)
+        return [family]

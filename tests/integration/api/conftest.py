@@ -13,6 +13,7 @@ from aiohttp.web import AppRunner
 
 from gateway import ids
 from gateway.api.auth import Authenticator, Principal
+from gateway.api.bad_keys import BadKeys
 from gateway.api.http_server import ApiRunner
 from gateway.api.rate_limit import RateLimiter
 from gateway.api.server import ApiParts, build_application
@@ -147,6 +148,7 @@ async def serve(
             cursor_key=await store.cursor_key(),
             keys=keys,
             limiter=RateLimiter(per_second) if per_second > 0 else None,
+            bad_keys=BadKeys(settings.limits.bad_keys_per_minute) if settings.limits.bad_keys_per_minute else None,
             readiness=lambda: reasons[-1],
             metrics=metrics.render,
             nodes=nodes,

@@ -1,8 +1,11 @@
 """`GET /metrics`: for service keys, at the root, in Prometheus's format."""
 
+from collections import Counter
+
 import pytest
 
 from gateway.model import Mode, Tenant
+from gateway.telemetry.metrics import Metrics
 from tests.integration.api.conftest import Api
 
 
@@ -36,3 +39,13 @@ async def test_they_are_read_and_nothing_else(api: Api):
     response = await api.client.post("/metrics")
     assert response.status == 405
     assert response.headers["Allow"] == "GET, HEAD"
+
+
+async def test_what_is_counted_elsewhere_is_read_each_time():
+    """A counter for each value of a label that has come up."""
+    metrics = Metrics(node=lambda: {"name": "here"})
+    refused: Counter[str] = Counter()
+    metrics.counter("gateway_requests_refused", "Refused.", "reason", lambda: refused)
+    for count in (1, 2):
+        refused["bad_keys"] += 1
+        assert f'gateway_requests_refused_total{{reason="bad_keys"}} {count}.0' in metrics.render().decode()

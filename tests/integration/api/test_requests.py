@@ -1,8 +1,6 @@
 """How every request is judged: the order of the contract, and never a 500 for what a client sends."""
 
-import asyncio
 import gzip
-import json
 import logging
 import zlib
 from pathlib import Path
@@ -17,6 +15,7 @@ from gateway.api.server import operations
 from gateway.model import Mode, Tenant
 from gateway.settings import Http, Limits, Settings
 from tests.integration.api.conftest import Api, serve
+from tests.integration.api.raw import raw
 
 
 async def test_a_request_is_judged_in_the_order_of_the_contract(api: Api):
@@ -467,46 +466,6 @@ async def test_odd_request_lines_are_answered(api: Api, line: bytes):
 
 
 HOST = b" HTTP/1.1\r\nHost: x\r\nx-api-key: ck_live_secret\r\n"
-NO_HTTP = {
-    "a long URL": b"GET /webhooks?x=secret" + b"x" * 8_190 + HOST + b"\r\n",
-    "a long header": b"GET /webhooks" + HOST + b"x-long: secret" + b"x" * 8_190 + b"\r\n\r\n",
-    "many headers": b"GET /webhooks" + HOST + b"".join(b"x-%d: secret\r\n" % number for number in range(200)) + b"\r\n",
-    "no URL": b"GET http://x:bad/secret" + HOST + b"\r\n",
-    "no path": b"GET secret" + HOST + b"\r\n",
-    "two lengths": b"POST /events" + HOST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
-    "a length and chunks": b"POST /events" + HOST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a NUL": b"GET /webhooks" + HOST + b"x-nul: secret\0\r\n\r\n",
-    "a space in a name": b"GET /webhooks" + HOST + b"x secret: 1\r\n\r\n",
-    "a folded header": b"GET /webhooks" + HOST + b" secret\r\n\r\n",
-    "a header of old websockets": b"GET /webhooks" + HOST + b"Sec-WebSocket-Key1: secret\r\n\r\n",
-    "no host": b"GET /webhooks HTTP/1.1\r\n\r\n",
-    "another version": b"GET /webhooks HTTP/9.9\r\nHost: secret\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    "no method": b'"secret" /webhooks' + HOST + b"\r\n",
-    "a known method after nonsense": b"POGET /webhooks",
-    "a broken chunk": b"POST /events" + HOST + b"Transfer-Encoding: chunked\r\n\r\nsecret\r\n",
-    "after a good one": b"GET /webhooks HTTP/1.1\r\nHost: x\r\n\r\nGET secret" + HOST + b"\r\n",
-}
-
-
-@pytest.mark.parametrize("name", NO_HTTP)
-async def test_what_is_no_http_is_refused_as_all_else_is(api: Api, name: str, caplog: pytest.LogCaptureFixture):
-    """With a problem and a request id; the log has one line of it for those who debug, and no word of the client's."""
-    caplog.set_level(logging.DEBUG, "aiohttp")
-    with capture_logs() as logs:
-        response = (await raw(api, NO_HTTP[name])).rpartition(b"HTTP/1.0 ")[2]
-    head, _, body = response.partition(b"\r\n\r\n")
-    error = json.loads(body)["error"]
-    assert head.startswith(b"400 ")
-    assert b"content-type: application/json" in head.lower()
-    assert error["code"] == "validation_error"
-    assert error["details"] == [{"field": "request", "message": error["message"].removeprefix("request ")}]
-    (line,) = [log for log in logs if log["event"] == "request.unreadable"]
-    assert line["log_level"] == "debug"
-    assert f"x-request-id: {line['request_id']}".encode() in head
-    assert "secret" not in f"{error} {logs} {caplog.text}"
-    assert "exc_info" not in line
-    assert caplog.records == []
 
 
 @pytest.mark.parametrize("method", [b"FOO", b"GETX", b"get", b"X-Y"])
@@ -546,15 +505,3 @@ async def test_a_tenant_in_a_body_is_a_string(api: Api):
             assert error["details"] == [{"field": field, "message": "must be a string"}]
         named = {"mode": None, "organizationId": None}
         await api.json("POST", path, {**body, **named}, status=202 if path == "/events" else 201)
-
-
-async def raw(api: Api, request: bytes) -> bytes:
-    """All that the server sends in answer to these very bytes, until it closes."""
-    assert api.client.port is not None
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.client.port)
-    try:
-        writer.write(request)
-        return await reader.read()
-    finally:
-        writer.close()
-        await writer.wait_closed()

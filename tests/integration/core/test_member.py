@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.clock import SECOND
+from gateway.cluster.news import ASKED_SECONDS
 from gateway.errors import Stopping, StoreUnavailable
 from gateway.model import BUCKETS
 from tests.cluster_fakes import LEASE_SECONDS, FakeCluster, FakeNode, FakeTransaction, endpoint_in, run_cluster
@@ -596,6 +597,18 @@ async def test_a_look_began_after_it_was_asked_for(cluster: FakeCluster):
     await asyncio.gather(early, *late)
     assert second.holder.started == [to.id]
     assert second.process.calls["news"] == looks + 1
+
+
+async def test_many_who_ask_share_few_looks(cluster: FakeCluster):
+    """Whoever tries keys on a node makes it ask the database no more often than every 50 ms."""
+    node = await cluster.start("a")
+    before, began = node.process.calls["news"], asyncio.get_running_loop().time()
+    for _ in range(40):
+        await asyncio.gather(*(node.member.look_now() for _ in range(3)))
+        if asyncio.get_running_loop().time() - began > 4 * ASKED_SECONDS:
+            break
+    took = asyncio.get_running_loop().time() - began
+    assert 2 <= node.process.calls["news"] - before <= took / ASKED_SECONDS + 1
 
 
 async def test_a_look_that_fails_says_so(cluster: FakeCluster):
