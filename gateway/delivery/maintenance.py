@@ -26,9 +26,9 @@ PRUNE_STEP = 200  # events and deliveries, answers, or entries: some millisecond
 EXPIRE_STEP = 1_000  # deliveries
 ROTATION_STEP = 100  # endpoints
 
-REST = 4
-"""Tidying up rests so many times as long as its last step took, so that it has a fifth of what it could have, and those that wait
-for their commit hardly notice."""
+REST = 9
+"""Tidying up rests so many times as long as its last step took, so that it has a tenth of what it could have, and those that
+wait for their commit hardly notice."""
 
 BEHIND_AFTER = 6 * HOUR
 """Tidying up is begun every hour. When it is not done after so long it has fallen behind, and goes on in haste: history must not

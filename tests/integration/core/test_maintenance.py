@@ -56,15 +56,16 @@ class WatchedClock(FakeClock):
 
 
 class SlowPruning:
-    """The node's writer, which takes STEP_MS for each step of pruning, as time goes for the node."""
+    """The node's writer, which takes *step_ms* for each step of pruning, as time goes for the node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, step_ms: int) -> None:
         self._node = node
+        self._step_ms = step_ms
         self.steps = 0
 
     async def change(self, change: Change[T]) -> T:
         if isinstance(change, Prune):
-            self._node.clock.advance(STEP_MS)
+            self._node.clock.advance(self._step_ms)
             self.steps += 1
         return await self._node.writer.change(change)
 
@@ -72,11 +73,11 @@ class SlowPruning:
 class Cleaner:
     """Maintenance beside a node."""
 
-    def __init__(self, node: Node, days: int) -> None:
+    def __init__(self, node: Node, days: int, step_ms: int) -> None:
         self.node = node
         self.keys = Authenticator()
         self.clock = WatchedClock(node.clock)
-        self.pruning = SlowPruning(node)
+        self.pruning = SlowPruning(node, step_ms)
         self.maintenance = Maintenance(
             changer=self.pruning,
             unswept=node.store.unswept_endpoints,
@@ -100,8 +101,8 @@ class Cleaner:
 
 
 @asynccontextmanager
-async def cleaning(node: Node, *, days: int = 30) -> AsyncIterator[Cleaner]:
-    cleaner = Cleaner(node, days)
+async def cleaning(node: Node, *, days: int = 30, step_ms: int = 0) -> AsyncIterator[Cleaner]:
+    cleaner = Cleaner(node, days, step_ms)
     for each in await node.store.unswept_endpoints():
         cleaner.maintenance.sweep(each)
     running = asyncio.create_task(cleaner.maintenance.run())
@@ -196,7 +197,7 @@ async def test_pruning_rests_between_its_steps(node: Node):
     await node.publish(PRUNE_STEP)  # two steps, with their deliveries
     await node.quiet()
     node.clock.advance(2 * DAY)
-    async with cleaning(node, days=1) as cleaner:
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
         await cleaner.resting()
         assert cleaner.pruning.steps == 1
         assert len(await node.deliveries()) == PRUNE_STEP / 2
@@ -217,7 +218,7 @@ async def test_pruning_that_falls_behind_hurries(node: Node):
     await node.publish(PRUNE_STEP + HASTY_PRUNE_STEP)
     await node.quiet()
     node.clock.advance(2 * DAY)
-    async with cleaning(node, days=1) as cleaner:
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
         await cleaner.resting()
         left = PRUNE_STEP / 2 + HASTY_PRUNE_STEP
         assert len(await node.deliveries()) == left
@@ -235,7 +236,7 @@ async def test_pruning_ends_with_the_lead(node: Node):
     await node.publish(PRUNE_STEP)
     await node.quiet()
     node.clock.advance(2 * DAY)
-    async with cleaning(node, days=1) as cleaner:
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
         await cleaner.resting()
         cleaner.leads = False
         node.clock.advance(HOUR)
