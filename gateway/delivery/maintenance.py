@@ -1,6 +1,7 @@
 """What is done beside the deliveries, in small steps: storing that deliveries are canceled, taking away secrets that are not in
-force any more, and pruning history. Where several
-nodes share a store, what concerns all of it is done by the one that leads."""
+force any more, and pruning history. Where several nodes share a store, what concerns all of it is done by the one that leads.
+
+History is pruned at leisure: each step is followed by a rest, in which whatever else there is to do has its turn."""
 
 import asyncio
 from collections import deque
@@ -16,14 +17,25 @@ from gateway.errors import EndpointNotFound, GatewayError
 from gateway.model import DueDelivery, Endpoint, Result
 from gateway.registry.endpoints import GATEWAY_ACTOR, FinishRotation, cancel_reason
 from gateway.registry.keys import TouchKeys
-from gateway.store.protocol import Changer, Effects, Transaction
+from gateway.store.protocol import Change, Changer, Effects, Transaction
 
 log = structlog.get_logger()
 
 SWEEP_STEP = 1_000  # deliveries
-PRUNE_STEP = 200  # events
+PRUNE_STEP = 200  # events and deliveries, answers, or entries: some milliseconds
 EXPIRE_STEP = 1_000  # deliveries
 ROTATION_STEP = 100  # endpoints
+
+REST = 9
+"""Tidying up rests so many times as long as its last step took, so that it has a tenth of what it could have, and those that
+wait for their commit hardly notice."""
+
+BEHIND_AFTER = 6 * HOUR
+"""Tidying up is begun every hour. When it is not done after so long it has fallen behind, and goes on in haste: history must not
+grow faster than it is pruned."""
+
+HASTY_REST = 1
+HASTY_PRUNE_STEP = 1_000  # events and deliveries
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -55,9 +67,10 @@ class Prune(msgspec.Struct, frozen=True):
     """Deletes old events with their deliveries and attempts; whether there may be more."""
 
     before: Timestamp
+    limit: int
 
     async def apply(self, transaction: Transaction) -> bool:
-        return await transaction.prune(self.before, limit=PRUNE_STEP) == PRUNE_STEP
+        return await transaction.prune(self.before, limit=self.limit) > 0
 
 
 class ForgetAnswers(msgspec.Struct, frozen=True):
@@ -136,6 +149,10 @@ class Maintenance:
         self._unswept: deque[Endpoint] = deque()
         self._wake = asyncio.Event()
         self._tidy_up_at: Timestamp = 0
+        self._tidying: deque[Change[bool]] = deque()  # each is repeated until nothing is left of it
+        self._behind_at: Timestamp = 0
+        self._step_at: Timestamp = 0
+        self._rest = REST
 
     def committed(self, _fresh: Sequence[tuple[Endpoint, DueDelivery]], _results: Sequence[Result], effects: Effects) -> None:
         """Takes note of endpoints that went out of service."""
@@ -169,10 +186,8 @@ class Maintenance:
             if self._leads():
                 await self._end_rotations()
             self._touch_keys_at = self._clock.steady() + MINUTE
-        if self._clock.steady() >= self._tidy_up_at and self._leads():
-            await self._tidy_up()
-            self._tidy_up_at = self._clock.steady() + HOUR
-        await self._clock.wait(self._wake, self._touch_keys_at)
+        await self._tidy_up()
+        await self._clock.wait(self._wake, min(self._touch_keys_at, self._step_at) if self._tidying else self._touch_keys_at)
 
     async def _end_rotations(self) -> None:
         """Takes away the previous secrets whose time is over. Nobody signs with them any more, by the same clock."""
@@ -192,20 +207,41 @@ class Maintenance:
                 raise
 
     async def _tidy_up(self) -> None:
+        """Begins every hour, and goes on with what was begun, a step for each call."""
+        now = self._clock.steady()
+        if not self._leads():
+            self._tidying.clear()  # it is another's
+        elif self._tidying and now >= self._behind_at:
+            await self._begin_to_tidy_up(is_behind=True)
+        elif self._tidying and now >= self._step_at:
+            await self._take_step()
+        elif not self._tidying and now >= self._tidy_up_at:
+            await self._begin_to_tidy_up(is_behind=False)
+
+    async def _begin_to_tidy_up(self, *, is_behind: bool) -> None:
         now = self._clock.now()
         for endpoint in await self._find_unswept():
             self.sweep(endpoint)
         await self._changer.change(InterruptTests(now - self._test_ms, now))
-        await self._prune(now)
-
-    async def _prune(self, now: Timestamp) -> None:
         before = now - self._retention
-        while await self._changer.change(Expire(before, now)):
-            pass
-        # What has just expired stays for an hour, so that somebody can see it.
-        while await self._changer.change(Prune(before - HOUR)):
-            pass
-        while await self._changer.change(ForgetAnswers(now)):
-            pass
-        while await self._changer.change(ForgetAuditEntries(now - self._audit_retention)):
-            pass
+        self._tidying = deque(
+            (
+                Expire(before, now),
+                # What has just expired stays for an hour, so that somebody can see it.
+                Prune(before - HOUR, HASTY_PRUNE_STEP if is_behind else PRUNE_STEP),
+                ForgetAnswers(now),
+                ForgetAuditEntries(now - self._audit_retention),
+            )
+        )
+        self._rest = HASTY_REST if is_behind else REST
+        self._step_at = self._clock.steady()
+        self._tidy_up_at = self._step_at + HOUR
+        self._behind_at = self._step_at + BEHIND_AFTER
+
+    async def _take_step(self) -> None:
+        began_at = self._clock.monotonic()
+        if not await self._changer.change(self._tidying[0]):
+            self._tidying.popleft()
+        # With the commit before it, which it waited for: the busier the store, the longer the rest.
+        took = self._clock.monotonic() - began_at
+        self._step_at = self._clock.steady() + round(self._rest * took * SECOND)

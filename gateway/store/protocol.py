@@ -230,9 +230,9 @@ class Transaction(Protocol):
         and looking at up to *limit*; how many it looked at, 0 when all are done."""
 
     async def prune(self, before: Timestamp, *, limit: int) -> int:
-        """Deletes up to *limit* events made before *before* with their deliveries and attempts; how many events it was. A
-        store that keeps history by the day drops whole days that ended before *before*, apart from this transaction, and says
-        *limit* while there is more to do, else 0."""
+        """Deletes events made before *before* with their deliveries and attempts, as many as come to *limit* events and
+        deliveries, or else one; how many events it was. A store that keeps history by the day drops whole days that ended
+        before *before*, apart from this transaction, and says *limit* while there is more to do, else 0."""
 
     # Keys, organizations, the audit log, idempotency
 

@@ -8,13 +8,13 @@ from types import FrameType
 
 import msgspec
 
-from scripts.benchmarks import nodes, nodes_report, report, suite
+from scripts.benchmarks import nodes, nodes_report, report, retention, retention_report, suite
 from scripts.benchmarks.children import ChildFailed
 from scripts.benchmarks.file_system import InMemory
 from scripts.benchmarks.postgres_server import BinariesMissingError, ServerError
 from scripts.benchmarks.suite import Options
 
-_SUITES = {"main": suite.names(), "nodes": nodes.names()}
+_SUITES = {"main": suite.names(), "nodes": nodes.names(), "retention": retention.names()}
 
 
 def main() -> int:
@@ -26,7 +26,8 @@ def main() -> int:
         nargs="?",
         choices=list(_SUITES),
         default="main",
-        help="what to measure: the embedded store, or nodes on a private PostgreSQL beside it (default: %(default)s)",
+        help="what to measure: the embedded store; nodes on a private PostgreSQL beside it; or what pruning old events costs "
+        "the deliveries meanwhile (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--quick", action="store_true", help="one short run: shows that everything works, not how fast it is")
@@ -40,6 +41,7 @@ def main() -> int:
         + "; ".join(f"{name}: {', '.join(parts)}" for name, parts in _SUITES.items()),
     )
     parser.add_argument("--waiting", type=int, help="how many deliveries wait in the part `backlog` (default: 1,000,000)")
+    parser.add_argument("--history", type=int, help="how many old events there are in the suite `retention` (default: 200,000)")
     parser.add_argument("--receivers", type=int, default=1, help="processes that receive (default: %(default)s)")
     parser.add_argument(
         "--profile", type=Path, metavar="DIR", help="write cProfile's statistics of each run there; all gets slower"
@@ -53,9 +55,15 @@ def main() -> int:
     options = Options(receivers=given.receivers, only=frozenset(given.only or ()), profile=given.profile)
     if given.quick:
         options = msgspec.structs.replace(
-            options, rounds=1, seconds=0.5, warm_up_seconds=0.3, idle_seconds=1.0, starts=1, waiting=10_000
+            options, rounds=1, seconds=0.5, warm_up_seconds=0.3, idle_seconds=1.0, starts=1, waiting=10_000, history=5_000
         )
-    changes = {"rounds": given.runs, "seconds": given.seconds, "directory": given.directory, "waiting": given.waiting}
+    changes = {
+        "rounds": given.runs,
+        "seconds": given.seconds,
+        "directory": given.directory,
+        "waiting": given.waiting,
+        "history": given.history,
+    }
     options = msgspec.structs.replace(options, **{name: value for name, value in changes.items() if value is not None})
     if options.profile is not None:
         options.profile.mkdir(parents=True, exist_ok=True)
@@ -77,6 +85,9 @@ def _measure(name: str, options: Options) -> tuple[msgspec.Struct, str]:
     if name == "nodes":
         found = nodes.run(options, _progress)
         return found, nodes_report.as_text(found)
+    if name == "retention":
+        pruned = retention.run(options, _progress)
+        return pruned, retention_report.as_text(pruned)
     measured = suite.run(options, _progress)
     return measured, report.as_text(measured)
 

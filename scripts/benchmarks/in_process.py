@@ -20,22 +20,28 @@ async def publish_on(assignment: Assignment) -> Measurement:
     settings = Settings(store=Store(url=assignment.store_url), egress=Egress(allow=("127.0.0.0/8",)))
     logs.configure(settings.log)
     async with Gateway.open(settings) as gateway:
-        for number in range(assignment.phase.endpoints):
-            await gateway.create_endpoint(
-                organization_id=ORGANIZATION, mode=Mode.LIVE, url=f"{assignment.receiver_url}/{number}", events=["*"]
-            )
-
-        # As `gateway serve` does, and as any process should that embeds a gateway under load.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(100_000, 50, 100)
-
-        async def publish(sent_at: Sequence[int]) -> None:
-            for at in sent_at:
-                await gateway.publish(Event(type=EVENT_TYPE, data=event_data(at), organization_id=ORGANIZATION))
-
-        await _deliver_one(assignment, publish)
+        publish = await make_ready(gateway, assignment)
         return await measure(assignment, [publish] * assignment.phase.publishers)
+
+
+async def make_ready(gateway: Gateway, assignment: Assignment) -> Publish:
+    """Publishes to *gateway*, which has the endpoints of the assignment by then, and delivers."""
+    for number in range(assignment.phase.endpoints):
+        await gateway.create_endpoint(
+            organization_id=ORGANIZATION, mode=Mode.LIVE, url=f"{assignment.receiver_url}/{number}", events=[EVENT_TYPE]
+        )
+
+    # As `gateway serve` does, and as any process should that embeds a gateway under load.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+    async def publish(sent_at: Sequence[int]) -> None:
+        for at in sent_at:
+            await gateway.publish(Event(type=EVENT_TYPE, data=event_data(at), organization_id=ORGANIZATION))
+
+    await _deliver_one(assignment, publish)
+    return publish
 
 
 async def _deliver_one(assignment: Assignment, publish: Publish) -> None:

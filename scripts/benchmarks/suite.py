@@ -66,6 +66,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     starts: int = 5
     receivers: int = 1
     waiting: int = 1_000_000  # deliveries that wait while something else is measured
+    history: int = 200_000  # events that are old enough to be pruned
     only: frozenset[str] = frozenset()  # empty: everything
     profile: Path | None = None  # a directory for cProfile's statistics
     directory: Path = Path("var/bench")

@@ -631,6 +631,29 @@ async def test_a_day_that_is_in_use_stays(one: PostgresStore, raw: asyncpg.Conne
     assert await one.delivery(tenant(), made.id) is None
 
 
+async def test_a_drop_that_has_to_wait_holds_nobody_up_for_long(
+    one: PostgresStore, other: PostgresStore, raw: asyncpg.Connection
+):
+    """While somebody reads for as long as he likes, a drop gives up, and what is published behind it is stored."""
+    to = endpoint()
+    await add_endpoints(one, to)
+    (old,) = await deliver_to(one, to, at=START - DAY)
+    await deliver_to(other, to)  # its day is there
+
+    async def drop() -> int:
+        async with one.transaction() as transaction:
+            return await transaction.prune(START, limit=10)
+
+    async with raw.transaction(), asyncio.timeout(PATIENCE_SECONDS):
+        await raw.fetch("SELECT FROM events")
+        dropping = asyncio.create_task(drop())
+        while not dropping.done():
+            (young,) = await deliver_to(other, to)
+        assert await dropping == 0
+    assert (await look_up(one, young)).state is DeliveryState.PENDING
+    assert await one.delivery(tenant(), old.id) is not None
+
+
 def test_the_day_of_an_id():
     """An id tells its day; what tells no time is of the first."""
     assert day_of(make_id("whdl_", START)) == START // DAY

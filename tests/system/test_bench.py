@@ -52,6 +52,17 @@ async def test_a_quick_benchmark_of_nodes_measures_every_part_and_loses_nothing(
     assert report["backlog"]["rate_ratio"]["median"] > 0
 
 
+@pytest.mark.timeout(180)
+async def test_a_quick_benchmark_of_retention_prunes_meanwhile_and_loses_nothing():
+    """It tells what two loads had while old events were pruned and while they were not, and how many were."""
+    report = await _run_bench("retention")
+    assert len(report["loads"]) == 2
+    for load in report["loads"]:
+        assert load["deliveries_verified"] > 0
+        assert load["pruned_per_second"]["median"] > 0
+        assert all(load[name]["median"] > 0 for name in ("without_per_second", "pruning_per_second", "pruning_p99_ms")), load
+
+
 async def _run_bench(*suite: str) -> Any:
     """What `scripts/bench --quick` reports."""
     environment = {**os.environ, "GATEWAY_PYTHON": sys.executable}

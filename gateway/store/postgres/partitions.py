@@ -30,6 +30,7 @@ _LOCK = 0x7765626870617274
 _LOCK_SECONDS = 0.5  # a drop needs the table for itself, and while it waits for that everybody waits behind it
 _STATEMENT_SECONDS = 30.0
 _STEP = 1_000  # rows that expire in one statement
+_EXTERNAL_IDS = 10  # that cost no more than an event with its delivery and attempts
 
 
 def _name(table: str, day: int) -> str:
@@ -84,7 +85,8 @@ class Partitions:
 
     async def drop(self, before: Timestamp, *, limit: int) -> bool:
         """Drops the days that ended before *before*, oldest first; whether there is more to do. External ids of a day are
-        deleted first, up to *limit* for each call, since they may be many. Raises StoreUnavailable."""
+        deleted first, a step for each call, since they may be many; *limit* is the length of a step in rows of events. Raises
+        StoreUnavailable."""
         async with self._database.single(self._database.owner_url, seconds=_STATEMENT_SECONDS) as session:
             await session.begin(opening(seconds=_STATEMENT_SECONDS, mode="READ ONLY"))
             days = {day for table in _PREFIXES for day in await _days_of(session, table)}
@@ -127,7 +129,8 @@ class Partitions:
         deliveries_below, events_below = (ids.floor(prefix, (day + 1) * DAY) for prefix in (ids.DELIVERY, ids.EVENT))
         await session.begin(opening(seconds=_STATEMENT_SECONDS, lock_seconds=_LOCK_SECONDS))
         await session.script(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        is_empty = len(await session.rows("prune_external_ids", {"events_below": events_below, "limit": limit})) < limit
+        most = limit * _EXTERNAL_IDS
+        is_empty = len(await session.rows("prune_external_ids", {"events_below": events_below, "limit": most})) < most
         if is_empty:
             await session.rows("prune_retries", {"deliveries_below": deliveries_below, "events_below": events_below})
             await session.script("; ".join(f"DROP TABLE IF EXISTS {_name(table, day)}" for table in _PREFIXES))

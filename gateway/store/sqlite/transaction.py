@@ -1,6 +1,7 @@
 """One transaction on the writing connection."""
 
 import functools
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -277,7 +278,7 @@ class SqliteTransaction:
         return int(last) - after
 
     async def prune(self, before: Timestamp, *, limit: int) -> int:
-        old = await self._rows("old_events", {"before": before, "limit": limit})
+        old = _within(limit, await self._rows("old_events", {"before": before, "limit": limit}))
         if old:
             event_ids = {"event_ids": _encode([event_id for _, event_id in old]).decode()}
             for name in ("prune_attempts", "prune_retries", "prune_deliveries"):
@@ -338,3 +339,11 @@ class ExpiryCursor:
 
     def __init__(self) -> None:
         self.after = 0
+
+
+def _within(limit: int, found: Sequence[tuple[int, str, int]]) -> list[tuple[int, str]]:
+    """The first of the events *found* (row, id, number of deliveries) that come to *limit* rows with their deliveries; one at
+    least, however many wanted it."""
+    totals = itertools.accumulate(1 + deliveries for _, _, deliveries in found)
+    few = [(rowid, event_id) for (rowid, event_id, _), total in zip(found, totals, strict=True) if total <= limit]
+    return few or [(rowid, event_id) for rowid, event_id, _ in found[:1]]

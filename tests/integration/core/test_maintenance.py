@@ -3,21 +3,34 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 
 from gateway.api.auth import Authenticator
 from gateway.clock import DAY, HOUR, MINUTE, Timestamp
-from gateway.delivery.maintenance import PRUNE_STEP, SWEEP_STEP, Maintenance
+from gateway.delivery.maintenance import (
+    BEHIND_AFTER,
+    HASTY_PRUNE_STEP,
+    HASTY_REST,
+    PRUNE_STEP,
+    REST,
+    SWEEP_STEP,
+    Maintenance,
+    Prune,
+)
 from gateway.errors import StoreUnavailable
 from gateway.model import AuditEntry, DeliveryState, Reason
 from gateway.registry.keys import AddKey, make_key
-from gateway.store.protocol import AuditFilter
+from gateway.store.protocol import AuditFilter, Change
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import ACTOR, PATIENCE_SECONDS, START, FakeClock, hold, status, tenant
 from tests.integration.core.conftest import URL, Node, Nothing, run_node
 
 PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
+STEP_MS = 10
+
+T = TypeVar("T")
 
 
 class WatchedClock(FakeClock):
@@ -33,21 +46,40 @@ class WatchedClock(FakeClock):
     def steady(self) -> Timestamp:
         return self._clock.steady()
 
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
     async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
         self.is_resting = True
         await self._clock.wait(event, until)
         self.is_resting = False
 
 
+class SlowPruning:
+    """The node's writer, which takes *step_ms* for each step of pruning, as time goes for the node."""
+
+    def __init__(self, node: Node, step_ms: int) -> None:
+        self._node = node
+        self._step_ms = step_ms
+        self.steps = 0
+
+    async def change(self, change: Change[T]) -> T:
+        if isinstance(change, Prune):
+            self._node.clock.advance(self._step_ms)
+            self.steps += 1
+        return await self._node.writer.change(change)
+
+
 class Cleaner:
     """Maintenance beside a node."""
 
-    def __init__(self, node: Node, days: int) -> None:
+    def __init__(self, node: Node, days: int, step_ms: int) -> None:
         self.node = node
         self.keys = Authenticator()
         self.clock = WatchedClock(node.clock)
+        self.pruning = SlowPruning(node, step_ms)
         self.maintenance = Maintenance(
-            changer=node.writer,
+            changer=self.pruning,
             unswept=node.store.unswept_endpoints,
             ended_overlaps=node.store.ended_overlaps,
             clock=self.clock,
@@ -69,8 +101,8 @@ class Cleaner:
 
 
 @asynccontextmanager
-async def cleaning(node: Node, *, days: int = 30) -> AsyncIterator[Cleaner]:
-    cleaner = Cleaner(node, days)
+async def cleaning(node: Node, *, days: int = 30, step_ms: int = 0) -> AsyncIterator[Cleaner]:
+    cleaner = Cleaner(node, days, step_ms)
     for each in await node.store.unswept_endpoints():
         cleaner.maintenance.sweep(each)
     running = asyncio.create_task(cleaner.maintenance.run())
@@ -156,6 +188,64 @@ async def test_history_is_pruned_by_age(node: Node):
         node.clock.advance(2 * HOUR)
         await cleaner.resting()
         assert await node.deliveries() == []
+
+
+async def test_pruning_rests_between_its_steps(node: Node):
+    """After each step of pruning others have their turn for some times as long as it took; what else there is to do is done
+    meanwhile."""
+    made = await node.create()
+    await node.publish(PRUNE_STEP)  # two steps, with their deliveries
+    await node.quiet()
+    node.clock.advance(2 * DAY)
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
+        await cleaner.resting()
+        assert cleaner.pruning.steps == 1
+        assert len(await node.deliveries()) == PRUNE_STEP / 2
+        node.clock.advance(REST * STEP_MS - 1)
+        await node.delete(made)
+        await cleaner.resting()
+        assert list(await node.store.unswept_endpoints()) == []
+        assert cleaner.pruning.steps == 1
+        node.clock.advance(1)
+        await cleaner.resting()
+        assert cleaner.pruning.steps == 2
+        assert await node.deliveries() == []
+
+
+async def test_pruning_that_falls_behind_hurries(node: Node):
+    """When history is not pruned after some hours, larger steps and shorter rests follow."""
+    await node.create()
+    await node.publish(PRUNE_STEP + HASTY_PRUNE_STEP)
+    await node.quiet()
+    node.clock.advance(2 * DAY)
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
+        await cleaner.resting()
+        left = PRUNE_STEP / 2 + HASTY_PRUNE_STEP
+        assert len(await node.deliveries()) == left
+        node.clock.advance(BEHIND_AFTER)
+        await cleaner.resting()
+        assert len(await node.deliveries()) == left - HASTY_PRUNE_STEP / 2
+        node.clock.advance(HASTY_REST * STEP_MS)
+        await cleaner.resting()
+        assert len(await node.deliveries()) == left - HASTY_PRUNE_STEP
+
+
+async def test_pruning_ends_with_the_lead(node: Node):
+    """A node that no longer leads goes on with nothing; when it leads again it does."""
+    await node.create()
+    await node.publish(PRUNE_STEP)
+    await node.quiet()
+    node.clock.advance(2 * DAY)
+    async with cleaning(node, days=1, step_ms=STEP_MS) as cleaner:
+        await cleaner.resting()
+        cleaner.leads = False
+        node.clock.advance(HOUR)
+        await cleaner.resting()
+        assert cleaner.pruning.steps == 1
+        cleaner.leads = True
+        node.clock.advance(MINUTE)
+        await cleaner.resting()
+        assert cleaner.pruning.steps == 2
 
 
 async def test_the_use_of_keys_is_kept(node: Node):

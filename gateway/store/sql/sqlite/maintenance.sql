@@ -12,7 +12,8 @@ WHERE rowid IN (
 
 -- name: old_events
 -- Rows are in order of age, so the walk ends at the first that is young enough.
-SELECT rowid, id FROM events WHERE rowid IN (SELECT rowid FROM events ORDER BY rowid LIMIT :limit) AND created_at < :before;
+SELECT rowid, id, (SELECT COUNT(*) FROM deliveries WHERE event_id = events.id)
+FROM events WHERE rowid IN (SELECT rowid FROM events ORDER BY rowid LIMIT :limit) AND created_at < :before ORDER BY rowid;
 
 -- name: newest_delivery
 SELECT COALESCE(MAX(rowid), 0) FROM deliveries;
