@@ -591,9 +591,9 @@ def test_a_strained_lane_starts_one_probe():
     subject = lane()
     subject.offer(first())
     subject.offer(first())
-    subject.limit.learn(Strain.STRAIN)
+    subject.limit.learn(Strain.STRAIN, 0.1)
     subject.take()
     subject.open_requests = 1
     assert not subject.can_start(START)
-    subject.limit.learn(Strain.EASE)
+    subject.limit.learn(Strain.EASE, 0.1)
     assert subject.can_start(START)
