@@ -91,10 +91,11 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Intake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much may wait for its commit."""
+    """How much may wait."""
 
     max_queue: PositiveCount = 20_000
     max_queue_bytes: PositiveCount = 64 * MIB
+    max_backlog_seconds: Seconds = 2.0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,6 +20,7 @@ from gateway.delivery.attempt import Attempter
 from gateway.delivery.health import speaks_of
 from gateway.delivery.lanes import Lane, Turns
 from gateway.delivery.outcome import Strain, strain_of
+from gateway.delivery.pressure import Pressure
 from gateway.model import DeliveryState, DueDelivery, Endpoint, Result, bucket_of
 from gateway.settings import Delivery
 from gateway.store.protocol import Claim, Claimed, Effects, LaneWork
@@ -45,7 +46,10 @@ class Ledger(Protocol):
 class Dispatcher:
     """One for each node."""
 
-    def __init__(self, *, ledger: Ledger, attempter: Attempter, settings: Delivery, clock: Clock) -> None:
+    def __init__(
+        self, *, ledger: Ledger, attempter: Attempter, settings: Delivery, clock: Clock, pressure: Pressure | None = None
+    ) -> None:
+        self._pressure = pressure or Pressure(clock=clock, max_backlog_seconds=0)
         self._ledger = ledger
         self._attempter = attempter
         self._settings = settings
@@ -70,6 +74,11 @@ class Dispatcher:
     @property
     def open_requests(self) -> int:
         return len(self._tasks)
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether lanes that could start something wait for the node: for a slot, or for its commits."""
+        return bool(self._turns)
 
     # Buckets come and go
 
@@ -132,6 +141,8 @@ class Dispatcher:
         touched: dict[str, Lane] = {}
         self._release_all(results, effects, touched)
         self._change_endpoints(effects, touched)
+        if fresh:
+            self._pressure.made(len(fresh), len({due.event.id for _, due in fresh}))
         for endpoint, due in fresh:
             known = self._lanes.get(endpoint.id)
             if (bucket_of(endpoint.id) if known is None else known.bucket) in self._epochs:
@@ -262,6 +273,8 @@ class Dispatcher:
 
     def _start(self, lane: Lane, group: asyncio.TaskGroup) -> None:
         due = lane.take()
+        if due.attempt_count == 0:
+            self._pressure.started(lane)
         self._admission.started(lane)
         epoch = self._epochs[lane.bucket]
         task = group.create_task(self._attempt(lane, due, lane.endpoint, epoch), name=f"attempt {due.id}")

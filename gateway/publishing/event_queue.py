@@ -41,10 +41,13 @@ Entry = tuple[Publication, int]
 
 
 class EventQueue:
-    """Bounded in events and in bytes, no organization holding more than half. An event counts until it is committed."""
+    """Bounded in events and in bytes, no organization holding more than half. An event counts until it is committed.
 
-    def __init__(self, settings: Intake) -> None:
+    *refuses* says whether, with so many events waiting, no more should be taken since delivering is behind."""
+
+    def __init__(self, settings: Intake, *, refuses: Callable[[int], bool] = lambda _: False) -> None:
         self._settings = settings
+        self._refuses = refuses
         self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()  # an organization's, the next one's turn first
         self.waiting = 0  # events that nobody has taken yet
         self._count = 0
@@ -63,6 +66,8 @@ class EventQueue:
 
     def put(self, publication: Publication) -> None:
         """Takes all of *publication* or nothing. Raises QueueFull."""
+        if self._refuses(self._count):
+            raise QueueFull("more waits to be delivered than can be in good time; try again in a moment")
         counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
         for event in publication.events:
