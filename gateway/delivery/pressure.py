@@ -17,6 +17,7 @@ _LOOK_SECONDS = 0.05
 _BUSY_SECONDS = 0.01  # by which timers are late on average when the loop has more to do than it can
 _MOST_OF_LANE = 2  # times the backlog that the node may have, in seconds of the lane's own rate
 _LEAST = 2_000  # deliveries that may wait in any case: a node that has had little to do does not know how fast it is
+_BURST = 10_000  # deliveries that may come in at once to a node that keeps up, before it is looked at again
 _FADING = 0.8  # of the rate from one sample to the next, when less was started than it can
 
 
@@ -33,7 +34,7 @@ class Pressure:
         self._clock = clock
         self._most_seconds = max_backlog_seconds
         self._started: dict[str, tuple[Lane, int]] = {}  # first attempts, since the last sample
-        self._room: int | None = None  # None: the node keeps up
+        self._room: int | None = None  # deliveries that may still be taken before the next sample; None: any number
         self._rate = 0.0  # deliveries a second that it gets done, at least
         self._deliveries_each = 1.0  # of an event
 
@@ -57,8 +58,11 @@ class Pressure:
         started, self._started = self._started, {}
         rate = sum(count for _, count in started.values()) / seconds
         self._rate = max(rate, _FADING * self._rate)
-        if not self._most_seconds or not (is_held_up or sum(lags) > _BUSY_SECONDS * len(lags)):
+        if not self._most_seconds:
             self._room = None
+        elif not (is_held_up or sum(lags) > _BUSY_SECONDS * len(lags)):
+            # Whatever waits, waits for its endpoints.
+            self._room = int(max(_BURST, self._rate * self._most_seconds))
         else:
             prompt = [(lane.waiting, n / seconds) for lane, n in started.values() if lane.limit.standing is Standing.PROMPT]
             most = max(_LEAST, self._rate * self._most_seconds)

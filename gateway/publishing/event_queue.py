@@ -64,10 +64,16 @@ class EventQueue:
         """Events that are waiting or being committed."""
         return self._count
 
-    def put(self, publication: Publication) -> None:
-        """Takes all of *publication* or nothing. Raises QueueFull."""
+    def ensure_room(self) -> None:
+        """Raises QueueFull when not a single event would be taken."""
+        if self._count >= self._settings.max_queue:
+            raise QueueFull(f"{self._count} events are waiting to be committed; try again in a moment")
         if self._refuses(self._count):
             raise QueueFull("more waits to be delivered than can be in good time; try again in a moment")
+
+    def put(self, publication: Publication) -> None:
+        """Takes all of *publication* or nothing. Raises QueueFull."""
+        self.ensure_room()
         counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
         for event in publication.events:

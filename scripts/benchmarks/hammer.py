@@ -1,4 +1,4 @@
-"""Publishes to a gateway whether it takes that or not, and counts what became of it: as fast as it answers, or at an even pace."""
+"""Publishes to a gateway whether it takes that or not, and counts what became of it: as fast as it can, or evenly paced."""
 
 import asyncio
 import itertools

@@ -128,8 +128,8 @@ class _Bench:
             probing = threads.submit(self._ask, self._order(_PROBES_PER_SECOND, _WATCH_SECONDS), _PROCESSES)
             watch.look_until(end + _WATCH_SECONDS + 1)
             probes = probing.result()
-        drained_at = self._drain(begin, [*overload, probes], watch)
-        return self._found(capacity, normal_p99_ms, memory_before, watch, end, overload, probes, begin, at_end, drained_at)
+        self._drain(begin, [*overload, probes])
+        return self._found(capacity, normal_p99_ms, memory_before, watch, end, overload, probes, begin, at_end)
 
     def _found(
         self,
@@ -142,7 +142,6 @@ class _Bench:
         probes: Hammered,
         begin: Arrivals,
         at_end: Arrivals,
-        drained_at: float,
     ) -> dict[str, object]:
         began_at = watch.seen[0][0]
         accepted, refused = (sum(getattr(each, name) for each in overload) for name in ("accepted", "refused"))
@@ -167,7 +166,6 @@ class _Bench:
             "memory_before_mib": memory_before,
             "memory_max_mib": max(memory for _, _, memory in watch.seen),
             "memory_slope": 60 * statistics.linear_regression(*zip(*half, strict=True)).slope if len(half) > 1 else 0.0,
-            "drained_seconds": max(0.0, drained_at - end),
             "normal_seconds": normal_from(timeline, normal_p99_ms),
             "probes_refused": probes.refused,
             "verified": (accepted + probes.accepted) * ENDPOINTS,
@@ -207,21 +205,15 @@ class _Bench:
         log = self._directory / f"hammer-{number}.log"
         return msgspec.json.decode(ask("hammer", order, log=log, seconds=order.seconds + _GRACE_SECONDS), type=Hammered)
 
-    def _drain(self, begin: Arrivals, published: Sequence[Hammered], watch: _Watch | None = None) -> float:
-        """When all that was accepted since *begin* had arrived. Raises ChildFailed when it does not."""
+    def _drain(self, begin: Arrivals, published: Sequence[Hammered]) -> None:
+        """Returns when all that was accepted since *begin* has arrived, and nothing else. Raises ChildFailed when it does not."""
         expected = sum(each.accepted for each in published) * ENDPOINTS
         until = time.monotonic() + _DRAIN_SECONDS
         while (missing := expected - self._crew.tally.read().since(begin).count) > 0:
             if time.monotonic() > until:
                 raise ChildFailed(f"{missing:,} of {expected:,} accepted deliveries have not arrived")
             time.sleep(0.02)
-        at = (
-            time.monotonic()
-            if watch is None
-            else next((at for at, arrivals, _ in watch.seen if arrivals.since(begin).count >= expected), time.monotonic())
-        )
         arrived = self._crew.tally.read().since(begin)
         checksum = sum(each.checksum for each in published) * ENDPOINTS % _WRAP
         if (arrived.count, arrived.checksum) != (expected, checksum):
             raise ChildFailed(f"{arrived.count:,} deliveries arrived where {expected:,} were accepted, or others than those")
-        return at

@@ -40,8 +40,9 @@ class Overload(msgspec.Struct, frozen=True, kw_only=True):
     memory_before_mib: float
     memory_max_mib: float
     memory_slope: float  # MiB a minute, in the second half of the overload
-    drained_seconds: float  # after the end, until all that was accepted had arrived
-    normal_seconds: float | None  # after the end, from which on arrivals were as quick as before; None: not within the watch
+    normal_seconds: (
+        float | None
+    )  # after the end, from which on all that arrived was as quick as before; None: not within the watch
     probes_refused: int  # after the end
     verified: int
     timeline: list[Second]
@@ -94,7 +95,6 @@ def as_text(found: Overload) -> str:
             f"memory {found.memory_before_mib:.0f} MiB before, at most {found.memory_max_mib:.0f} MiB, "
             f"{found.memory_slope:+.1f} MiB a minute in the second half"
         ),
-        f"all that was accepted had arrived {found.drained_seconds:.1f} s after the end",
         (
             f"as quick as before (p99 {found.normal_p99_ms:.1f} ms) "
             + ("not within the time watched" if found.normal_seconds is None else f"{found.normal_seconds:.1f} s after the end")

@@ -63,7 +63,18 @@ def test_waiting_for_slots_or_commits_counts_like_a_busy_loop():
 
 def test_a_node_that_keeps_up_refuses_nothing():
     """However much waits: it waits for endpoints, then."""
-    assert not sampled({lane(5_000): 10}, lags=IDLE).refuses(100_000)
+    assert not sampled({lane(5_000): 10}, lags=IDLE).refuses(0)
+
+
+def test_a_burst_is_bounded():
+    """More than a node could judge between two samples is not taken at once."""
+    found = sampled({lane(0): 10}, lags=IDLE)
+    found.made(9_900, 9_900)
+    assert not found.refuses(0)
+    found.made(200, 200)
+    assert found.refuses(0)
+    found.sample(IDLE, is_held_up=False, seconds=0.5)
+    assert not found.refuses(0)
 
 
 def test_endpoints_that_are_slow_or_strained_make_nobody_refuse():
