@@ -29,6 +29,7 @@ from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
 from gateway.delivery.health import HealthRecorder
 from gateway.delivery.maintenance import InterruptTests, Maintenance
+from gateway.delivery.pressure import Pressure
 from gateway.delivery.retry import RetrySchedule
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
@@ -116,7 +117,8 @@ class Gateway:
         self._ids = IdMaker(clock)
         catalogue = Catalogue.load(Path(settings.events.catalogue)) if settings.events.catalogue else None
         current_version = settings.api.versions[-1]
-        self._queue = EventQueue(settings.intake)
+        self._pressure = Pressure(clock=clock, max_backlog_seconds=settings.intake.max_backlog_seconds)
+        self._queue = EventQueue(settings.intake, refuses=self._pressure.refuses)
         self._writer = Writer(
             store=store,
             queue=self._queue,
@@ -125,7 +127,9 @@ class Gateway:
         )
         self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
         attempter = _attempter(settings, sender, SystemClock(wall=wall, reference=shared_time) if is_shared else clock)
-        self._dispatcher = Dispatcher(ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock)
+        self._dispatcher = Dispatcher(
+            ledger=self._writer, attempter=attempter, settings=settings.delivery, clock=clock, pressure=self._pressure
+        )
         self._tester = EndpointTester(
             changer=self._writer, attempter=attempter, ids=self._ids, clock=clock, current_version=current_version
         )
@@ -235,7 +239,7 @@ class Gateway:
         self._writer.listen(self._committed)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(self._writer.run(), name="writer")
-            delivering = maintaining = sharing = None
+            delivering = maintaining = sharing = watching = None
             if self._limiter is not None and self._store.cluster is not None:
                 demand = DemandSharing(cluster=self._store.cluster, limiter=self._limiter, clock=self._clock)
                 sharing = tasks.create_task(demand.run(), name="demand")
@@ -243,13 +247,14 @@ class Gateway:
                 await self._resume()
                 delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
                 maintaining = tasks.create_task(self._maintenance.run(), name="maintenance")
+                watching = tasks.create_task(self._pressure.run(lambda: self._dispatcher.is_held_up), name="pressure")
                 if self._node.member is not None:
                     tasks.create_task(self._node.member.run(), name="member")
             try:
                 yield
             finally:
                 self._begin_stop()
-                for task in (maintaining, sharing):
+                for task in (maintaining, sharing, watching):
                     if task is not None:
                         task.cancel()
                 if delivering is not None:

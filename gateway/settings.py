@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -91,10 +91,11 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Intake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much may wait for its commit."""
+    """How much may wait."""
 
     max_queue: PositiveCount = 20_000
     max_queue_bytes: PositiveCount = 64 * MIB
+    max_backlog_seconds: Seconds = 2.0
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,8 +115,12 @@ class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     require_https: bool = False
     proxy: str = ""
     ca_file: str = ""
+    nameservers: tuple[str, ...] = ()  # empty: the system's
 
     def __post_init__(self) -> None:
+        for nameserver in self.nameservers:
+            if not _is_address(nameserver):
+                raise SettingsError(f"egress.nameservers: must be addresses like 10.0.0.2 or 10.0.0.2:53, not {nameserver!r}")
         if self.proxy and not _is_proxy(self.proxy):
             # It is not shown: it may hold a password.
             raise SettingsError(
@@ -127,7 +132,8 @@ class Egress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         proxy = "***" if self.proxy else ""  # it may hold a password
         return (
             f"Egress(allow={self.allow}, deny={self.deny}, allowed_ports={self.allowed_ports}, "
-            f"require_https={self.require_https}, proxy={proxy!r}, ca_file={self.ca_file!r})"
+            f"require_https={self.require_https}, proxy={proxy!r}, ca_file={self.ca_file!r}, "
+            f"nameservers={self.nameservers})"
         )
 
 
@@ -269,6 +275,18 @@ _SECRET = frozenset({"secrets.encryption_key", "operations.secret"})  # values t
 _SILENT_SECONDS = 2.0  # after a statement's, the server ends a transaction of which it hears no more
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
+
+
+def _is_address(text: str) -> bool:
+    """Whether *text* is an IP address, with a port or without."""
+    is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
+    try:
+        parts = urlsplit(f"//[{text}]" if is_bare_ipv6 else f"//{text}")
+        ip_address(parts.hostname or "")
+        has_port = parts.port != 0
+    except ValueError:
+        return False
+    return has_port and not parts.path
 
 
 def _is_url(url: str) -> bool:

@@ -85,6 +85,10 @@ class Connection(asyncio.Protocol):
         """Ends the connection, after what was written."""
         self.transport.close()
 
+    def half_close(self) -> None:
+        """Says that nothing more will be written, and goes on reading."""
+        self.transport.write_eof()
+
     def reset(self) -> None:
         """Ends the connection at once, with a reset."""
         plain = self.transport.get_extra_info("socket")
@@ -98,10 +102,16 @@ class Connection(asyncio.Protocol):
         self.number = self._receiver._connected(self)
         if not self._receiver.reads:
             self.transport.pause_reading()
+        if self._receiver.greeting is not None:
+            answering = self._receiver.greeting(self)
+            if answering is not None:
+                self._step = asyncio.ensure_future(answering)
 
     def data_received(self, data: bytes) -> None:
         if not self._receiver.reads:
             self.transport.pause_reading()  # once more: uvloop starts to read after `connection_made`
+            return
+        if self._receiver.greeting is not None:
             return
         self._received += data
         if self._received.startswith(_TLS_HANDSHAKE):
@@ -161,10 +171,11 @@ class Connection(asyncio.Protocol):
 class Receiver:
     """The server, its scripts and its record."""
 
-    def __init__(self, *, reads: bool) -> None:
+    def __init__(self, *, reads: bool, greeting: Step | None) -> None:
         self.requests: list[Request] = []
         self.connections = 0  # ever made
         self.reads = reads
+        self.greeting = greeting
         self._tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
         self._live: set[Connection] = set()
         self._scripts: dict[str | None, list[Step]] = {}
@@ -174,12 +185,22 @@ class Receiver:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, *, tls: bool = False, reads: bool = True, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
-        """A receiver on *host*. With *reads* False it accepts connections and never reads from them."""
-        receiver = cls(reads=reads)
+    async def open(
+        cls,
+        *,
+        tls: bool = False,
+        certificate: "Certificate | None" = None,
+        reads: bool = True,
+        greeting: Step | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> AsyncIterator[Self]:
+        """A receiver on *host*. With *reads* False it accepts connections and never reads from them. *greeting* is what a
+        connection gets as soon as it is made, in place of answers to requests. With *certificate* it speaks TLS, too."""
+        receiver = cls(reads=reads, greeting=greeting)
         receiver.host = host
-        if tls:
-            receiver._tls = _tls_contexts()
+        if tls or certificate:
+            receiver._tls = _tls_contexts(certificate or Certificate())
         loop = asyncio.get_running_loop()
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -431,6 +452,41 @@ def big_headers(*, bytes_each: int, count: int) -> Step:
     return ok(headers={f"x-big-{number}": "x" * bytes_each for number in range(count)})
 
 
+def raw(*parts: bytes, then: Step | None = None, seconds: float = 0.0) -> Step:
+    """*parts*, *seconds* apart, and *then* (close() when None)."""
+
+    async def step(connection: Connection) -> None:
+        for part in parts:
+            await connection.write(part)
+            if seconds:
+                await asyncio.sleep(seconds)
+        await _take(then or close(), connection)
+
+    return step
+
+
+def flood(head: bytes, part: bytes, *, seconds: float = 0.0) -> Step:
+    """*head*, and then *part* again and again, without end."""
+
+    async def step(connection: Connection) -> None:
+        await connection.write(head)
+        while True:
+            await connection.write(part)
+            await asyncio.sleep(seconds)
+
+    return step
+
+
+def half_close() -> Step:
+    """The end of what will be written, while the connection stays open for reading."""
+
+    async def step(connection: Connection) -> None:
+        connection.half_close()
+        await asyncio.Event().wait()
+
+    return step
+
+
 def two_answers(event: asyncio.Event | None = None) -> Step:
     """200, and a 500 that nobody asked for: right behind it, or once *event* is set."""
 
@@ -457,19 +513,28 @@ def _phrase(code: int) -> str:
     return HTTPStatus(code).phrase if code in set(HTTPStatus) else "Unknown"
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """What a receiver's certificate says. Nobody vouches for it but the receiver's `client_tls`."""
+
+    name: str = "localhost"
+    is_expired: bool = False
+
+
 @functools.cache
-def _tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def _tls_contexts(wanted: Certificate) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """The receiver's and a trusting client's context, over a certificate that is made once in a test run."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "receiver")])
     now = datetime.now(UTC)
+    names: list[x509.GeneralName] = [x509.DNSName(wanted.name)]
+    if wanted.name == "localhost":
+        names.append(x509.IPAddress(IPv4Address("127.0.0.1")))
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-        )
+        .not_valid_before(now - timedelta(days=2))
+        .not_valid_after(now + timedelta(days=-1 if wanted.is_expired else 1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(key, SHA256())
     )
     text = certificate.public_bytes(Encoding.PEM).decode()

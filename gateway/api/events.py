@@ -106,6 +106,8 @@ class Events:
         ]
 
     async def publish(self, call: Call) -> Answer:
+        # Before the body is read: under overload, refusing must not cost what delivering needs.
+        self._parts.publisher.ensure_room()
         draft = read_draft(call.body, call.faults)
         if not isinstance(draft.events, UnsetType):
             return await self._publish_batch(call, draft, draft.events)

@@ -24,6 +24,9 @@ from gateway.store.protocol import Change, Changer, Log
 class Publisher(Protocol):
     """Takes events."""
 
+    def ensure_room(self) -> None:
+        """Raises QueueFull or StoreUnavailable when no event would be taken, whatever it is."""
+
     def accept(self, event: Event) -> AcceptedEvent:
         """*event* with its id, checked; nothing is kept yet. Raises InvalidEvent."""
 

@@ -7,7 +7,7 @@ when a bucket goes ends as it will; the lane is kept until then, so that the end
 import asyncio
 import heapq
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -15,10 +15,12 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.clock import SECOND, Clock, Timestamp
+from gateway.delivery.admission import Admission
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.health import speaks_of
 from gateway.delivery.lanes import Lane, Turns
 from gateway.delivery.outcome import Strain, strain_of
+from gateway.delivery.pressure import Pressure
 from gateway.model import DeliveryState, DueDelivery, Endpoint, Result, bucket_of
 from gateway.settings import Delivery
 from gateway.store.protocol import Claim, Claimed, Effects, LaneWork
@@ -44,7 +46,10 @@ class Ledger(Protocol):
 class Dispatcher:
     """One for each node."""
 
-    def __init__(self, *, ledger: Ledger, attempter: Attempter, settings: Delivery, clock: Clock) -> None:
+    def __init__(
+        self, *, ledger: Ledger, attempter: Attempter, settings: Delivery, clock: Clock, pressure: Pressure | None = None
+    ) -> None:
+        self._pressure = pressure or Pressure(clock=clock, max_backlog_seconds=0)
         self._ledger = ledger
         self._attempter = attempter
         self._settings = settings
@@ -52,11 +57,9 @@ class Dispatcher:
         self._lanes: dict[str, Lane] = {}
         self._idle: OrderedDict[str, Timestamp] = OrderedDict()  # lanes without work or pause, since when
         self._turns = Turns()
-        self._parked: OrderedDict[str, Lane] = OrderedDict()  # probing lanes that wait for room among the probes
+        self._admission = Admission(settings.max_in_flight)
         self._wanting: OrderedDict[str, Lane] = OrderedDict()  # lanes that wait for a claim
         self._looks: list[tuple[Timestamp, str]] = []  # a heap of when to look at which lane
-        self._open_of: Counter[str] = Counter()  # open requests of each organization
-        self._open_probes = 0
         self._epochs: dict[int, int] = {}  # of the buckets that are held
         self._lease_until = 0.0  # of the monotonic clock
         self._quiet_waiters: list[tuple[Collection[int], asyncio.Future[None]]] = []
@@ -72,6 +75,11 @@ class Dispatcher:
     def open_requests(self) -> int:
         return len(self._tasks)
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether lanes that could start something wait for the node: for a slot, or for its commits."""
+        return bool(self._turns)
+
     # Buckets come and go
 
     def hold(self, epochs: Mapping[int, int], work: Sequence[LaneWork]) -> None:
@@ -82,6 +90,8 @@ class Dispatcher:
                 lane = self._lane(waiting.endpoint)
                 lane.change(waiting.endpoint)
                 lane.expect(waiting)
+                if waiting.next_retry_at is not None:
+                    lane.limit.suspect()
                 self._look(lane)
         self._start_due()
 
@@ -131,6 +141,8 @@ class Dispatcher:
         touched: dict[str, Lane] = {}
         self._release_all(results, effects, touched)
         self._change_endpoints(effects, touched)
+        if fresh:
+            self._pressure.made(len(fresh), len({due.event.id for _, due in fresh}))
         for endpoint, due in fresh:
             known = self._lanes.get(endpoint.id)
             if (bucket_of(endpoint.id) if known is None else known.bucket) in self._epochs:
@@ -214,7 +226,7 @@ class Dispatcher:
         """Puts *lane* wherever it belongs now."""
         endpoint_id = lane.endpoint.id
         if lane.bucket not in self._epochs:
-            self._parked.pop(endpoint_id, None)
+            self._admission.forget(lane)
             self._wanting.pop(endpoint_id, None)
             self._idle.pop(endpoint_id, None)
             if not lane.held and self._lanes.get(endpoint_id) is lane:
@@ -222,13 +234,13 @@ class Dispatcher:
             return
         now = self._clock.steady()
         if lane.is_idle:
-            self._parked.pop(endpoint_id, None)
+            self._admission.forget(lane)
             if endpoint_id not in self._idle:
                 self._idle[endpoint_id] = max(now, lane.paused_until)
                 self._wake.set()
             return
         self._idle.pop(endpoint_id, None)
-        if lane.can_start(now) and endpoint_id not in self._parked:
+        if lane.can_start(now) and not self._admission.is_parked(lane):
             self._turns.add(lane)
         if endpoint_id not in self._wanting and lane.wants_claim(now):
             self._wanting[endpoint_id] = lane
@@ -250,46 +262,20 @@ class Dispatcher:
             self._turns
             and not self._is_stopping
             and self._group is not None
-            and len(self._tasks) < settings.max_in_flight
+            and not self._admission.is_full
             and self._uncommitted <= 2 * settings.max_in_flight
             and self._clock.monotonic() < self._lease_until
         ):
-            lane = self._turns.next(self._whose_turn())
-            if not lane.can_start(now):
-                continue
-            if lane.limit.is_probing and self._open_probes >= self._most_probes:
-                self._parked[lane.endpoint.id] = lane
-                continue
-            self._start(lane, self._group)
-            self._look(lane)
-
-    @property
-    def _most_probes(self) -> int:
-        return max(1, self._settings.max_in_flight // 4)
-
-    def _let_probes_in(self) -> None:
-        """Gives parked lanes their turn again, as many as there is room for."""
-        room = self._most_probes - self._open_probes
-        while self._parked and room > 0:
-            _, lane = self._parked.popitem(last=False)
-            self._look(lane)
-            room -= lane.is_queued  # it may have nothing to send any more
-
-    def _whose_turn(self) -> str:
-        """The next organization; those that hold half of the node's requests let the others pass."""
-        most = max(1, self._settings.max_in_flight // 2)
-        organizations = self._turns.organizations()
-        first = next(organizations)
-        if self._open_of[first] < most:
-            return first
-        return next((other for other in organizations if self._open_of[other] < most), first)
+            lane = self._turns.next(self._admission.whose_turn(self._turns.organizations()))
+            if lane.can_start(now) and self._admission.admits(lane):
+                self._start(lane, self._group)
+                self._look(lane)
 
     def _start(self, lane: Lane, group: asyncio.TaskGroup) -> None:
         due = lane.take()
-        lane.open_requests += 1
-        self._open_of[lane.endpoint.tenant.organization_id] += 1
-        if lane.limit.is_probing:
-            self._open_probes += 1
+        if due.attempt_count == 0:
+            self._pressure.started(lane)
+        self._admission.started(lane)
         epoch = self._epochs[lane.bucket]
         task = group.create_task(self._attempt(lane, due, lane.endpoint, epoch), name=f"attempt {due.id}")
         self._tasks.add(task)
@@ -309,22 +295,17 @@ class Dispatcher:
         task = asyncio.current_task()
         if task is not None:
             self._tasks.discard(task)
-        organization_id = lane.endpoint.tenant.organization_id
-        self._open_of[organization_id] -= 1
-        if not self._open_of[organization_id]:
-            del self._open_of[organization_id]
-        if lane.limit.is_probing:
-            self._open_probes -= lane.open_requests
-        lane.open_requests -= 1
-        lane.limit.learn(strain)
-        if lane.limit.is_probing:
-            self._open_probes += lane.open_requests
+        self._admission.ended(lane)
+        standing = lane.limit.standing
+        lane.limit.learn(strain, result.attempt.duration_ms / 1_000)
+        self._admission.learned(lane, standing)
         if result.verdict.pause_until is not None and speaks_of(result, lane.endpoint):
             lane.paused_until = max(lane.paused_until, result.verdict.pause_until)
         self._log(result)
         self._uncommitted += 1
         self._ledger.record(result)
-        self._let_probes_in()
+        for waiting in self._admission.let_in():
+            self._look(waiting)
         self._look(lane)
         self._start_due()
         if self._is_stopping and not self._tasks:

@@ -48,6 +48,7 @@ class Lane:
         self.has_more_manual = False
         self.has_blocked_manual = False  # retries by hand whose delivery is held
         self.next_retry_at: Timestamp | None = None
+        self._left_behind = 0  # first attempts that this node has left in the store, about
         self._manual: deque[DueDelivery] = deque()
         self._retries: deque[DueDelivery] = deque()
         self._first: deque[DueDelivery] = deque()
@@ -57,6 +58,11 @@ class Lane:
     @property
     def buffered(self) -> int:
         return len(self._manual) + len(self._retries) + len(self._first)
+
+    @property
+    def waiting(self) -> int:
+        """About how many first attempts wait, those in the store included that this node has left there."""
+        return len(self._first) + self._left_behind
 
     @property
     def is_idle(self) -> bool:
@@ -80,6 +86,7 @@ class Lane:
         if self.has_more_first or is_full or is_others_turn:
             # Once some are left behind, later ones stay behind them until a claim has fetched all.
             self.expect_first()
+            self._left_behind += 1
             return
         self._hold(self._first, due)
 
@@ -227,6 +234,7 @@ class Lane:
         if claim.first:
             self.has_more_first = claimed.more_first or asked.has_more_first
             self.has_unseen_first = asked.has_unseen_first
+            self._left_behind = max(0, self._left_behind - len(claimed.first)) if self.has_more_first else 0
 
     def _fill_manual(self, found: Sequence[DueDelivery], asked: _Asked) -> None:
         if self.endpoint.deleted_at is not None:
@@ -245,7 +253,7 @@ class Lane:
             for due in line:
                 self.held.discard(due.id)
             line.clear()
-        self._bytes = 0
+        self._bytes = self._left_behind = 0
         self._asked = None
         self.has_more_first = self.has_unseen_first = self.has_more_manual = self.has_blocked_manual = False
         self.next_retry_at = None
@@ -266,6 +274,7 @@ class Lane:
                     self._bytes -= len(due.event.data)
                 line.clear()
             self.has_more_first = self.has_unseen_first = False
+            self._left_behind = 0
             self.next_retry_at = None
         if endpoint.url != self.endpoint.url or endpoint.is_active != self.endpoint.is_active:
             self.paused_until = 0

@@ -12,16 +12,9 @@ from gateway.egress.sender import Answer
 from gateway.model import AttemptError, DeliveryState, DeliveryTrigger, DueDelivery, Reason, Verdict
 
 _PAUSING = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-_STRAINING_ERRORS = frozenset(
-    {
-        AttemptError.TIMEOUT,
-        AttemptError.DNS_FAILED,
-        AttemptError.PROXY_FAILED,
-        AttemptError.CONNECTION_REFUSED,
-        AttemptError.CONNECTION_FAILED,
-        AttemptError.CONNECTION_RESET,
-    }
-)
+_STRAINING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+# What says nothing about the endpoint; a redirect has a status.
+_OWN_ERRORS = frozenset({AttemptError.INTERRUPTED, AttemptError.CRASHED})
 _SERVER_ERRORS = 500
 
 
@@ -29,8 +22,8 @@ class Strain(Enum):
     """What an answer says about how much more the endpoint can take."""
 
     EASE = "ease"  # it answered 2xx: a little more
-    NONE = "none"  # it answered, and refused: neither more nor less
-    STRAIN = "strain"  # it did not answer, or said that it is too much: half
+    NONE = "none"  # it answered, and did not want this: neither more nor less
+    STRAIN = "strain"  # no answer came of it, or one that says that it is too much or broken: half
 
 
 def is_success(answer: Answer) -> bool:
@@ -42,11 +35,9 @@ def strain_of(answer: Answer) -> Strain:
     """What *answer* does to the limit of its lane."""
     if is_success(answer):
         return Strain.EASE
-    if answer.error in _STRAINING_ERRORS:
-        return Strain.STRAIN
-    if answer.status is not None and (answer.status >= _SERVER_ERRORS or answer.status == HTTPStatus.TOO_MANY_REQUESTS):
-        return Strain.STRAIN
-    return Strain.NONE
+    if answer.status is None:
+        return Strain.NONE if answer.error in _OWN_ERRORS else Strain.STRAIN
+    return Strain.STRAIN if answer.status >= _SERVER_ERRORS or answer.status in _STRAINING_STATUSES else Strain.NONE
 
 
 class Moment(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ MOST_CONNECTIONS = 512
 _HAPPY_EYEBALLS_SECONDS = 0.25
 NO_TIMEOUT = ClientTimeout(total=None)  # the deadline of the exchange is round all of it
 _END_OF_HEAD = b"\r\n\r\n"
-_IS_INTERIM = re.compile(rb"HTTP/\d\.\d\s+1").match
+_IS_FINAL = re.compile(rb"HTTP/1\.\d (?!204|304)[2-9]").match  # those two have no body, whatever they say
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,9})(?:\r|$)", re.IGNORECASE).search
 _READ_BUFFER_BYTES = 16 * 1024
 _MAX_LINE_BYTES = 8190
 _MAX_HEADERS = 100
@@ -104,22 +105,23 @@ class AnswerHandler(ResponseHandler):
             super().data_received(data)
             return
         self._exchange.answered = True
-        head, end_of_head, _ = data.partition(_END_OF_HEAD)
+        head, end_of_head, body = data.partition(_END_OF_HEAD)
         if (
             end_of_head
             and len(head) + len(end_of_head) <= self._head_bytes_left
-            and not _IS_INTERIM(head)
-            and b"transfer-encoding" not in head.lower()
+            and _IS_FINAL(head)
+            and (found := _LENGTH(head)) is not None
+            and int(found[1]) == len(body)
         ):
-            # The usual answer: a final head in one piece, and a body that cannot have an error in it.
+            # The usual answer: a final head in one piece, and as much of a body as it says.
             self._head_bytes_left -= len(head) + len(end_of_head)
             super().data_received(data)
         else:
             self._receive_heads(data)
 
     def _receive_heads(self, data: bytes) -> None:
-        # The parser gets each head apart from what follows it. After an error in a body aiohttp would else lose the head
-        # that came along with it, though that has decided the attempt by then.
+        # The parser gets each head apart from what follows it. After an error in a body, or bytes that are no part of one,
+        # aiohttp would else lose the head that came along with them, though that has decided the attempt by then.
         start = 0
         while start < len(data) and self._exception is None:
             if not self._awaits_head:
@@ -137,6 +139,9 @@ class AnswerHandler(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Takes a parsed head from the parser, by way of `data_received`."""
         code = data[0].code
+        if code < HTTPStatus.CONTINUE:
+            self._refuse(HttpProcessingError(message="no status is so low"))
+            return
         is_interim = 100 <= code < 200 and code != HTTPStatus.SWITCHING_PROTOCOLS
         if not self._awaits_head:
             # An answer to no request must not be taken for the answer to the next one.
@@ -151,8 +156,11 @@ class AnswerHandler(ResponseHandler):
             super().feed_data(data, size)
 
     def _refuse_head(self) -> None:
+        self._refuse(HeadTooLong(message="too much came before the body"))
+
+    def _refuse(self, error: HttpProcessingError) -> None:
         self._drop()
-        self.set_exception(HeadTooLong(message="too much came before the body"))
+        self.set_exception(error)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Ends the answer with an error, and its body too: aiohttp would leave a reader of that waiting for the timeout."""

@@ -4,7 +4,8 @@ everybody."""
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 
 import aiodns
@@ -19,6 +20,10 @@ LOOKUPS_PER_ORGANIZATION = 8
 MAX_ADDRESSES = 6
 _KEPT_SECONDS = 30.0
 _FAILURE_KEPT_SECONDS = 2.0
+# A name whose servers said nothing is asked for again after this, so that dead names leave lookups to the others; one that has
+# answered before goes by its last addresses for so long (serve stale, RFC 8767).
+_SILENCE_KEPT_SECONDS = 10.0
+STALE_SECONDS = 300.0
 _MAX_KEPT = 10_000
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 
@@ -51,12 +56,13 @@ class _Line:
 class _Outcome:
     """What became of a lookup, and until when that holds."""
 
-    __slots__ = ("addresses", "failure", "until")
+    __slots__ = ("addresses", "failure", "stale_until", "until")
 
-    def __init__(self, addresses: list[str], failure: str | None, until: float) -> None:
+    def __init__(self, addresses: list[str], failure: str | None, until: float, stale_until: float) -> None:
         self.addresses = addresses  # none: forbidden, unless there is a failure
         self.failure = failure
         self.until = until
+        self.stale_until = stale_until  # the addresses will do until then when no newer ones can be had
 
 
 class GuardedResolver(AbstractResolver):
@@ -64,23 +70,35 @@ class GuardedResolver(AbstractResolver):
     behind another's lookup. The names in /etc/hosts, `localhost` among them, are answered by c-ares itself."""
 
     def __init__(
-        self, guard: AddressGuard, *, nameservers: Sequence[str] | None = None, kept_seconds: float = _KEPT_SECONDS
+        self,
+        guard: AddressGuard,
+        *,
+        nameservers: Sequence[str] | None = None,
+        kept_seconds: float = _KEPT_SECONDS,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._guard = guard
         self._kept_seconds = kept_seconds
-        self._loop = asyncio.get_running_loop()
+        self._now = now
         # None: those of the system.
-        self._aiodns = aiodns.DNSResolver(nameservers, self._loop, timeout=1.0, tries=2)
-        self._lines: dict[str, _Line] = {}
+        self._aiodns = aiodns.DNSResolver(nameservers, asyncio.get_running_loop(), timeout=1.0, tries=2)
+        self._lines: dict[tuple[str, bool], _Line] = {}
         self._kept: dict[str, _Outcome] = {}
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """The addresses of *host*. Raises ForbiddenAddress when any of them is forbidden, NameNotResolved when it has none."""
         outcome = self._recall(host)
         if outcome is None:
-            async with self._turn(ORGANIZATION.get()):
-                # It may have been looked up while this waited for its turn.
-                outcome = self._recall(host) or await self._look_up(host, family)
+            stale = self._stale(host)
+            try:
+                # Names that have answered stand in a line of their own, which names that are dead do not get into.
+                async with self._turn(ORGANIZATION.get(), has_answered=stale is not None):
+                    # It may have been looked up while this waited for its turn.
+                    outcome = self._recall(host) or await self._look_up(host, family)
+            except NameNotResolved:
+                if stale is None:
+                    raise
+                outcome = stale
         if outcome.failure is not None:
             raise NameNotResolved(outcome.failure)
         if not outcome.addresses:
@@ -102,8 +120,8 @@ class GuardedResolver(AbstractResolver):
         await self._aiodns.close()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, organization_id: str) -> AsyncIterator[None]:
-        line = self._lines.setdefault(organization_id, _Line())
+    async def _turn(self, organization_id: str, *, has_answered: bool = False) -> AsyncIterator[None]:
+        line = self._lines.setdefault((organization_id, has_answered), _Line())
         line.users += 1
         try:
             try:
@@ -118,9 +136,9 @@ class GuardedResolver(AbstractResolver):
         finally:
             line.users -= 1
             if not line.users:
-                del self._lines[organization_id]
+                del self._lines[organization_id, has_answered]
 
-    async def _look_up(self, host: str, family: socket.AddressFamily) -> _Outcome:
+    async def _look_up(self, host: str, family: socket.AddressFamily) -> _Outcome:  # noqa: PLR0911 - a table of cases
         literal = literal_address(host)
         if literal is not None:
             # 0x7f000001 and the like: no name, whatever name servers say.
@@ -129,9 +147,11 @@ class GuardedResolver(AbstractResolver):
             async with asyncio.timeout(LOOKUP_SECONDS):
                 answer = await self._aiodns.getaddrinfo(host, family=family, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
+            if error.args[:1] == (aiodns.error.ARES_ETIMEOUT,):
+                return self._keep_silent(host)
             return self._keep(host, [], str(error.args[1]) if len(error.args) > 1 else "the lookup failed")
         except TimeoutError:
-            return self._keep(host, [], f"no answer from the name servers within {LOOKUP_SECONDS:g} s")
+            return self._keep_silent(host)
         except UnicodeError:
             return self._keep(host, [], "it is not a host name")
         addresses = [node.addr[0].decode("ascii") for node in answer.nodes]
@@ -148,11 +168,27 @@ class GuardedResolver(AbstractResolver):
 
     def _recall(self, host: str) -> _Outcome | None:
         outcome = self._kept.get(host)
-        return outcome if outcome is not None and outcome.until > self._loop.time() else None
+        return outcome if outcome is not None and outcome.until > self._now() else None
+
+    def _stale(self, host: str) -> _Outcome | None:
+        """What *host* answered when it last did, if that is not too long ago."""
+        outcome = self._kept.get(host)
+        return outcome if outcome is not None and outcome.stale_until > self._now() else None
+
+    def _keep_silent(self, host: str) -> _Outcome:
+        """Nobody answered: its last addresses will do for a while, if it has any."""
+        until = self._now() + _SILENCE_KEPT_SECONDS
+        stale = self._stale(host)
+        if stale is not None:
+            return self._remember(host, _Outcome(stale.addresses, None, until, stale.stale_until))
+        return self._remember(host, _Outcome([], f"no answer from the name servers within {LOOKUP_SECONDS:g} s", until, 0))
 
     def _keep(self, host: str, addresses: list[str], failure: str | None) -> _Outcome:
+        now = self._now()
         kept_seconds = self._kept_seconds if addresses else min(self._kept_seconds, _FAILURE_KEPT_SECONDS)
-        outcome = _Outcome(addresses, failure, self._loop.time() + kept_seconds)
+        return self._remember(host, _Outcome(addresses, failure, now + kept_seconds, now + STALE_SECONDS if addresses else 0))
+
+    def _remember(self, host: str, outcome: _Outcome) -> _Outcome:
         self._kept.pop(host, None)
         self._kept[host] = outcome
         if len(self._kept) > _MAX_KEPT:

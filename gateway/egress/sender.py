@@ -72,7 +72,7 @@ class Sender:
         most_connections: int = MOST_CONNECTIONS,
         connection_seconds: float = CONNECTION_SECONDS,
         tls: ssl.SSLContext | None = None,
-        make_resolver: Callable[[AddressGuard], GuardedResolver] = GuardedResolver,
+        make_resolver: Callable[[AddressGuard], GuardedResolver] | None = None,
     ) -> None:
         """Raises SettingsError when `egress.ca_file` is of no use."""
         self._guard = AddressGuard(egress.allow, egress.deny, ports=egress.allowed_ports)
@@ -82,14 +82,17 @@ class Sender:
         self._most_connections = most_connections
         self._connection_seconds = connection_seconds
         self._tls = tls or tls_context(egress.ca_file)
-        self._make_resolver = make_resolver
+        self._make_resolver = make_resolver or functools.partial(GuardedResolver, nameservers=egress.nameservers or None)
+        self._make_proxy_resolver = (
+            make_resolver or GuardedResolver
+        )  # the proxy is the operator's own, and so are the system's names
         self._schemes = ("https",) if egress.require_https else ("http", "https")
         self._target = functools.lru_cache(_MAX_TARGETS)(self._make_target)
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._resolver = self._make_resolver(self._guard)
-        self._proxy_resolver = None if self._proxy is None else self._make_resolver(EVERYWHERE)
+        self._proxy_resolver = None if self._proxy is None else self._make_proxy_resolver(EVERYWHERE)
         self._pooled = self._make_connector(keeps_alive=True)
         self._fresh = self._make_connector(keeps_alive=False)
         return self

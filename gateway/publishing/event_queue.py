@@ -41,10 +41,13 @@ Entry = tuple[Publication, int]
 
 
 class EventQueue:
-    """Bounded in events and in bytes, no organization holding more than half. An event counts until it is committed."""
+    """Bounded in events and in bytes, no organization holding more than half. An event counts until it is committed.
 
-    def __init__(self, settings: Intake) -> None:
+    *refuses* says whether, with so many events waiting, no more should be taken since delivering is behind."""
+
+    def __init__(self, settings: Intake, *, refuses: Callable[[int], bool] = lambda _: False) -> None:
         self._settings = settings
+        self._refuses = refuses
         self._lines: OrderedDict[str, deque[Entry]] = OrderedDict()  # an organization's, the next one's turn first
         self.waiting = 0  # events that nobody has taken yet
         self._count = 0
@@ -61,8 +64,16 @@ class EventQueue:
         """Events that are waiting or being committed."""
         return self._count
 
+    def ensure_room(self) -> None:
+        """Raises QueueFull when not a single event would be taken."""
+        if self._count >= self._settings.max_queue:
+            raise QueueFull(f"{self._count} events are waiting to be committed; try again in a moment")
+        if self._refuses(self._count):
+            raise QueueFull("more waits to be delivered than can be in good time; try again in a moment")
+
     def put(self, publication: Publication) -> None:
         """Takes all of *publication* or nothing. Raises QueueFull."""
+        self.ensure_room()
         counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
         for event in publication.events:

@@ -31,6 +31,10 @@ class Publisher:
         self._max_data_bytes = settings.max_data_bytes
         self._catalogue = catalogue
 
+    def ensure_room(self) -> None:
+        """See `Writer.ensure_room`."""
+        self._writer.ensure_room()
+
     def accept(self, event: Event) -> AcceptedEvent:
         """*event* with its id, checked. Nothing is kept yet.
 

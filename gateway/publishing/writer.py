@@ -134,6 +134,11 @@ class Writer:
         outcome: T = await pending.done
         return outcome
 
+    def ensure_room(self) -> None:
+        """Raises what `publish` would raise for any event, at a time when it has not cost anything yet."""
+        self._refuse_when_in_vain()
+        self._queue.ensure_room()
+
     async def publish(self, events: Sequence[AcceptedEvent], *, seal: Seal | None = None) -> Sequence[AcceptedEvent]:
         """Commits *events* with a delivery for each matching endpoint; in place, a repeat of an external id is answered
         with the first event. *seal* makes the record that is committed with the last of them.

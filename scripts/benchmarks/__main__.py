@@ -8,13 +8,30 @@ from types import FrameType
 
 import msgspec
 
-from scripts.benchmarks import nodes, nodes_report, report, retention, retention_report, suite
+from scripts.benchmarks import (
+    isolation,
+    isolation_report,
+    nodes,
+    nodes_report,
+    overload,
+    overload_report,
+    report,
+    retention,
+    retention_report,
+    suite,
+)
 from scripts.benchmarks.children import ChildFailed
 from scripts.benchmarks.file_system import InMemory
 from scripts.benchmarks.postgres_server import BinariesMissingError, ServerError
 from scripts.benchmarks.suite import Options
 
-_SUITES = {"main": suite.names(), "nodes": nodes.names(), "retention": retention.names()}
+_SUITES = {
+    "main": suite.names(),
+    "nodes": nodes.names(),
+    "isolation": isolation.names(),
+    "overload": (),
+    "retention": retention.names(),
+}
 
 
 def main() -> int:
@@ -26,8 +43,9 @@ def main() -> int:
         nargs="?",
         choices=list(_SUITES),
         default="main",
-        help="what to measure: the embedded store; nodes on a private PostgreSQL beside it; or what pruning old events costs "
-        "the deliveries meanwhile (default: %(default)s)",
+        help="what to measure: the embedded store; nodes on a private PostgreSQL beside it; what endpoints that misbehave "
+        "cost the others; what becomes of much more than the gateway can take; or what pruning old events costs the deliveries "
+        "meanwhile (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     parser.add_argument("--quick", action="store_true", help="one short run: shows that everything works, not how fast it is")
@@ -38,8 +56,9 @@ def main() -> int:
         action="append",
         metavar="PART",
         help="measure only this, beside the baseline; repeatable. "
-        + "; ".join(f"{name}: {', '.join(parts)}" for name, parts in _SUITES.items()),
+        + "; ".join(f"{name}: {', '.join(parts)}" for name, parts in _SUITES.items() if parts),
     )
+    parser.add_argument("--overload-seconds", type=float, help="how long the overload lasts (default: 60)")
     parser.add_argument("--waiting", type=int, help="how many deliveries wait in the part `backlog` (default: 1,000,000)")
     parser.add_argument("--history", type=int, help="how many old events there are in the suite `retention` (default: 200,000)")
     parser.add_argument("--receivers", type=int, default=1, help="processes that receive (default: %(default)s)")
@@ -55,7 +74,16 @@ def main() -> int:
     options = Options(receivers=given.receivers, only=frozenset(given.only or ()), profile=given.profile)
     if given.quick:
         options = msgspec.structs.replace(
-            options, rounds=1, seconds=0.5, warm_up_seconds=0.3, idle_seconds=1.0, starts=1, waiting=10_000, history=5_000
+            options,
+            rounds=1,
+            seconds=0.5,
+            warm_up_seconds=0.3,
+            idle_seconds=1.0,
+            starts=1,
+            waiting=10_000,
+            history=5_000,
+            timeout_seconds=1.0,
+            overload_seconds=2.0,
         )
     changes = {
         "rounds": given.runs,
@@ -63,6 +91,7 @@ def main() -> int:
         "directory": given.directory,
         "waiting": given.waiting,
         "history": given.history,
+        "overload_seconds": given.overload_seconds,
     }
     options = msgspec.structs.replace(options, **{name: value for name, value in changes.items() if value is not None})
     if options.profile is not None:
@@ -88,6 +117,12 @@ def _measure(name: str, options: Options) -> tuple[msgspec.Struct, str]:
     if name == "retention":
         pruned = retention.run(options, _progress)
         return pruned, retention_report.as_text(pruned)
+    if name == "isolation":
+        isolated = isolation.run(options, _progress)
+        return isolated, isolation_report.as_text(isolated)
+    if name == "overload":
+        overloaded = overload.run(options, _progress)
+        return overloaded, overload_report.as_text(overloaded)
     measured = suite.run(options, _progress)
     return measured, report.as_text(measured)
 

@@ -16,6 +16,7 @@ class Connection(asyncio.Protocol):
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
+        self.head = b""  # of the last answer
         self._pending = b""
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
 
@@ -45,6 +46,7 @@ class Connection(asyncio.Protocol):
             return
         body, end = found
         self._pending = data[end:]
+        self.head = data[:body]
         if self._answer is not None:
             self._answer.set_result((int(data[9:12]), data[body:end]))
             self._answer = None

@@ -88,7 +88,7 @@ def receivers(count: int, *, log: Path) -> Iterator[Receivers]:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
         fds = (listener.fileno(), tally.fd)
         children = [
-            stack.enter_context(running([*_module("receiver"), *map(str, (*fds, number))], log=log, fds=fds, pipe=True))
+            stack.enter_context(running([*module_command("receiver"), *map(str, (*fds, number))], log=log, fds=fds, pipe=True))
             for number in range(count)
         ]
         yield Receivers(listener.getsockname()[1], tuple(child.pid for child in children), tally)
@@ -111,7 +111,7 @@ def ask(module: str, request: msgspec.Struct, *, log: Path, seconds: float, fds:
 
     Raises ChildFailed when it fails, or has not answered after *seconds*.
     """
-    with running(_module(module), log=log, fds=fds, pipe=True) as child:
+    with running(module_command(module), log=log, fds=fds, pipe=True) as child:
         try:
             answer, _ = child.communicate(msgspec.json.encode(request), timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -121,5 +121,6 @@ def ask(module: str, request: msgspec.Struct, *, log: Path, seconds: float, fds:
     return answer
 
 
-def _module(name: str) -> list[str]:
+def module_command(name: str) -> list[str]:
+    """What starts the module *name* of this package."""
     return [sys.executable, "-m", f"scripts.benchmarks.{name}"]

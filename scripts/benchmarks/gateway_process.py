@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,11 @@ _GATEWAY = [sys.executable, "-m", "gateway"]
 
 
 @contextlib.contextmanager
-def serving(store_url: str, *, log: Path, profile: Path | None = None, name: str = "") -> Iterator[GatewayProcess]:
+def serving(
+    store_url: str, *, log: Path, profile: Path | None = None, name: str = "", settings: Mapping[str, str] | None = None
+) -> Iterator[GatewayProcess]:
     """`gateway serve` on the store at *store_url*, just started, as the node *name*; it is stopped by SIGTERM after the block.
+    *settings* are variables of the environment.
 
     With *profile* cProfile's statistics are written there when it has stopped.
     """
@@ -121,6 +124,7 @@ def serving(store_url: str, *, log: Path, profile: Path | None = None, name: str
         "GATEWAY_STORE__URL": store_url,
         "GATEWAY_NODE__NAME": name,
         "GATEWAY_EGRESS__ALLOW": "127.0.0.0/8",
+        **(settings or {}),
     }
     command = [*_GATEWAY, "serve"]
     if profile is not None:

@@ -65,6 +65,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float = 10.0
     starts: int = 5
     receivers: int = 1
+    timeout_seconds: float = 10.0  # the gateway's, where endpoints hang
+    overload_seconds: float = 60.0
     waiting: int = 1_000_000  # deliveries that wait while something else is measured
     history: int = 200_000  # events that are old enough to be pruned
     only: frozenset[str] = frozenset()  # empty: everything

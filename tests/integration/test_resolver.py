@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from gateway.egress.resolver import (
     LOOKUPS_PER_ORGANIZATION,
     MAX_ADDRESSES,
     ORGANIZATION,
+    STALE_SECONDS,
     ForbiddenAddress,
     GuardedResolver,
     NameNotResolved,
@@ -21,12 +22,21 @@ from tests.name_server import NameServer
 PUBLIC = "93.184.215.14"
 
 
+class Ahead:
+    """A clock that is some seconds ahead of the real one."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.seconds
+
+
 @contextlib.asynccontextmanager
 async def resolving(
-    names: dict[str, Sequence[str]], *, allow: Sequence[str] = ()
+    names: dict[str, Sequence[str]], *, allow: Sequence[str] = (), now: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[tuple[GuardedResolver, NameServer]]:
     async with NameServer.open(names) as server:
-        resolver = GuardedResolver(AddressGuard(allow, ()), nameservers=[server.address])
+        resolver = GuardedResolver(AddressGuard(allow, ()), nameservers=[server.address], now=now)
         try:
             yield resolver, server
         finally:
@@ -113,3 +123,44 @@ async def test_silent_name_servers_hold_up_their_organization_and_no_other():
         assert len({name for name in server.asked if name in dead}) == LOOKUPS_PER_ORGANIZATION
         refused = [task.result() for task in failures if task.result().startswith("too many other names")]
         assert len(refused) == 1
+
+
+async def test_names_that_have_answered_do_not_wait_behind_dead_ones():
+    """An organization's dead names keep its lookups busy; one that has answered before is looked up again at once."""
+    dead = {f"dead{number}.example": () for number in range(2 * LOOKUPS_PER_ORGANIZATION)}
+    clock = Ahead()
+    async with resolving({"good.example": [PUBLIC], **dead}, now=clock) as (resolver, server):
+        await resolver.resolve("good.example", 443)
+        clock.seconds += 60
+        asked = len(server.asked)
+        async with asyncio.TaskGroup() as tasks:
+            failures = [tasks.create_task(_fails(resolver, host)) for host in dead]
+            await asyncio.sleep(0)  # the tasks above have taken their places in the line
+            started = time.monotonic()
+            assert await addresses(resolver, "good.example") == {PUBLIC}
+            assert time.monotonic() - started < 1.0
+            assert server.asked[asked:].count("good.example"), "it was remembered"
+            for task in failures:
+                task.cancel()
+
+
+async def test_a_name_whose_servers_fall_silent_keeps_its_addresses_for_a_while():
+    """For five minutes after its last answer; then it cannot be resolved. A name that is said not to exist has none at once."""
+    clock = Ahead()
+    async with resolving({"good.example": [PUBLIC], "gone.example": [PUBLIC]}, now=clock) as (resolver, server):
+        for host in ("good.example", "gone.example"):
+            await resolver.resolve(host, 443)
+        clock.seconds += 60
+        server.names = {"good.example": ()}
+        assert await addresses(resolver, "good.example") == {PUBLIC}
+        with pytest.raises(NameNotResolved, match="not found"):
+            await resolver.resolve("gone.example", 443)
+        clock.seconds += STALE_SECONDS
+        with pytest.raises(NameNotResolved, match="no answer"):
+            await resolver.resolve("good.example", 443)
+
+
+async def _fails(resolver: GuardedResolver, host: str) -> None:
+    ORGANIZATION.set("")
+    with pytest.raises(NameNotResolved):
+        await resolver.resolve(host, 443)

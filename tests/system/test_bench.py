@@ -12,6 +12,7 @@ import pytest
 from tests.system.gateway_process import ROOT
 
 CASES = 5  # the baseline, in process to 1 and 10 endpoints, HTTP one by one and in batches
+ISOLATION_KINDS = 8
 NODES_CASES = 6  # the baseline, in process on each store, HTTP on the embedded one, to 1 node and to 2
 
 
@@ -61,6 +62,27 @@ async def test_a_quick_benchmark_of_retention_prunes_meanwhile_and_loses_nothing
         assert load["deliveries_verified"] > 0
         assert load["pruned_per_second"]["median"] > 0
         assert all(load[name]["median"] > 0 for name in ("without_per_second", "pruning_per_second", "pruning_p99_ms")), load
+
+
+@pytest.mark.timeout(240)
+async def test_a_quick_benchmark_of_isolation_measures_every_kind_and_loses_nothing():
+    """It tells what each way of misbehaving cost the healthy half, to which every delivery arrived once."""
+    report = await _run_bench("isolation")
+    assert len(report["kinds"]) == ISOLATION_KINDS
+    for kind in report["kinds"]:
+        assert kind["deliveries_verified"] > 0
+        assert all(kind[name]["median"] > 0 for name in ("rate_ratio", "first_p99_ratio", "then_p99_ratio")), kind
+
+
+@pytest.mark.timeout(180)
+async def test_a_quick_benchmark_of_overload_loses_nothing():
+    """Whatever was accepted arrived once, whatever was not was refused in the right way, and it tells what memory did."""
+    report = await _run_bench("overload")
+    assert report["others"] == {}
+    assert report["offered"] == report["accepted"] + report["refused"]
+    assert report["times"] > 0
+    assert report["memory_max_mib"] >= report["memory_before_mib"] > 0
+    assert report["verified"] > 0
 
 
 async def _run_bench(*suite: str) -> Any:

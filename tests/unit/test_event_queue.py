@@ -37,6 +37,14 @@ async def test_the_bound_in_events():
     queue.put(publication(of("c")))
 
 
+async def test_no_more_is_taken_while_delivering_is_behind():
+    """Whoever watches that is asked with what waits already, and decides."""
+    queue = EventQueue(Intake(), refuses=lambda waiting: waiting >= 3)
+    fill(queue, "a", 3)
+    with pytest.raises(QueueFull, match="delivered"):
+        queue.put(publication(of("b")))
+
+
 async def test_the_bound_in_bytes():
     """Few large events fill the queue as many small ones do."""
     queue = EventQueue(Intake(max_queue=1_000, max_queue_bytes=100))

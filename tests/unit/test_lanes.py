@@ -586,14 +586,30 @@ def test_changing_what_is_wanted_keeps_what_waits():
     assert subject.can_start(START)
 
 
+def test_what_waits_is_counted_with_what_was_left_in_the_store():
+    """About: a claim takes off what it brought, and one that comes back short says that nothing is left."""
+    subject = lane()
+    for _ in range(BUFFER + 10):
+        subject.offer(first())
+    assert (subject.buffered, subject.waiting) == (BUFFER, BUFFER + 10)
+    for _ in range(BUFFER):
+        subject.take()
+    claim = subject.claim(START)
+    subject.fill(claim, Claimed(first=[first() for _ in range(4)], more_first=True))
+    assert subject.waiting == 4 + 6
+    claim = subject.claim(START)
+    subject.fill(claim, Claimed(first=[first()]))
+    assert subject.waiting == 5
+
+
 def test_a_strained_lane_starts_one_probe():
     """A lane that is down to one probe has one request open, and no more until it has succeeded."""
     subject = lane()
     subject.offer(first())
     subject.offer(first())
-    subject.limit.learn(Strain.STRAIN)
+    subject.limit.learn(Strain.STRAIN, 0.1)
     subject.take()
     subject.open_requests = 1
     assert not subject.can_start(START)
-    subject.limit.learn(Strain.EASE)
+    subject.limit.learn(Strain.EASE, 0.1)
     assert subject.can_start(START)

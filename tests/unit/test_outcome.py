@@ -141,27 +141,22 @@ def test_a_test_may_succeed():
     assert verdict(status(204), due(trigger=DeliveryTrigger.TEST)) == Verdict(DeliveryState.DELIVERED)
 
 
-STRAINING = {
-    AttemptError.TIMEOUT,
-    AttemptError.DNS_FAILED,
-    AttemptError.PROXY_FAILED,
-    AttemptError.CONNECTION_REFUSED,
-    AttemptError.CONNECTION_FAILED,
-    AttemptError.CONNECTION_RESET,
-}
+OWN = {AttemptError.INTERRUPTED, AttemptError.CRASHED}
 
 
 @pytest.mark.parametrize("error", list(AttemptError))
 def test_errors_strain(error: AttemptError):
-    """An endpoint that does not answer is asked less; our own refusals and interruptions say nothing about it."""
-    assert strain_of(failure(error)) is (Strain.STRAIN if error in STRAINING else Strain.NONE)
+    """An endpoint that brings no answer about is asked less; what the gateway did itself says nothing about it."""
+    assert strain_of(failure(error)) is (Strain.NONE if error in OWN else Strain.STRAIN)
 
 
 @pytest.mark.parametrize(
     ("code", "strain"),
     [
+        (302, Strain.NONE),
         (400, Strain.NONE),
         (404, Strain.NONE),
+        (408, Strain.STRAIN),
         (410, Strain.NONE),
         (429, Strain.STRAIN),
         (500, Strain.STRAIN),
@@ -169,5 +164,5 @@ def test_errors_strain(error: AttemptError):
     ],
 )
 def test_statuses_strain(code: int, strain: Strain):
-    """5xx and 429 say that it is too much; another refusal says neither that nor the opposite."""
+    """5xx, 408 and 429 say that it is too much; another refusal says neither that nor the opposite."""
     assert strain_of(status(code)) is strain

@@ -105,6 +105,8 @@ def test_names_without_two_underscores_are_not_settings():
         ({"egress.require_https": "ja"}, "egress.require_https: must be true or false, not 'ja'"),
         ({"egress.allow": "10.0.0.1/8"}, "egress.allow: must be networks like 10.0.0.0/8, and 10.0.0.1/8 has host bits set"),
         ({"egress.allowed_ports": "443,70000"}, "egress.allowed_ports: item 2 must be a whole number of at most 65535"),
+        ({"egress.nameservers": "10.0.0.2,ns.example"}, "egress.nameservers: must be addresses like 10.0.0.2 or 10.0.0.2:53"),
+        ({"egress.nameservers": "10.0.0.2:0"}, "egress.nameservers: must be addresses like 10.0.0.2 or 10.0.0.2:53"),
         ({"egress.deny": ["here"]}, "egress.deny: must be networks like 10.0.0.0/8"),
         ({"api.versions": []}, "api.versions: must not be empty"),
         ({"api.versions": ["2026-1-1"]}, "api.versions: item 1 must be a date like 2026-08-27, not '2026-1-1'"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from gateway.clock import Timestamp
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, QueueFull
 from gateway.model import AcceptedEvent, Endpoint, Event, IdempotentAnswer, Result
 from gateway.publishing.publisher import Publisher
 from gateway.store.protocol import Transaction
@@ -70,6 +70,11 @@ class GatedPublisher:
         self.reached = asyncio.Event()
         self.committed = asyncio.Event()
         self.failure: GatewayError | Exception | None = None
+        self.is_full = False
+
+    def ensure_room(self) -> None:
+        if self.is_full:
+            raise QueueFull("full")
 
     def accept(self, event: Event) -> AcceptedEvent:
         return self._publisher.accept(event)

@@ -254,6 +254,14 @@ async def test_what_cannot_be_taken_now_is_a_503(api: Api, failure: Exception, c
     assert "no disk" not in error["message"]  # what the store says of itself is for the log
 
 
+async def test_under_overload_a_body_is_not_even_read(api: Api):
+    """Refusing costs as little as it can: whatever the body holds, the answer is the 503."""
+    api.publisher.is_full = True
+    response = await api.ask("POST", "/events", {"nothing": "that an event has"})
+    assert (response.status, response.headers["Retry-After"]) == (503, "1")
+    assert (await response.json())["error"]["code"] == "overloaded"
+
+
 async def test_a_client_that_leaves_does_not_stop_the_commit(api: Api):
     """The connection is closed while the event waits; it is committed all the same."""
     api.publisher.open.clear()

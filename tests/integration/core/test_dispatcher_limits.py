@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 
 from gateway.clock import HOUR, SECOND
 from gateway.delivery.lanes import BUFFER, BUFFER_BYTES
-from gateway.model import DeliveryState, DisabledReason, Endpoint
+from gateway.model import DeliveryState, DisabledReason, Endpoint, Tenant
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import failure, hold, ok, status, tenant
 from tests.integration.core.conftest import URL, Node, differences, run_node
@@ -38,9 +39,7 @@ async def test_the_limit_of_a_lane(store: SqliteStore):
 async def test_the_limit_of_the_node(store: SqliteStore):
     """However many endpoints have work, no more requests are open than the node may have, and all are served in the end."""
     async with run_node(store, max_in_flight=10) as node:
-        for number in range(20):
-            node.sender.script(f"{URL}/{number}", hold())
-            await node.create(f"{URL}/{number}")
+        await create_prompt(node, [f"{URL}/{number}" for number in range(20)])
         await node.publish(3)
         await node.quiet()
         assert node.sender.held_requests == 10
@@ -49,20 +48,14 @@ async def test_the_limit_of_the_node(store: SqliteStore):
             node.sender.release(count=4)
             await node.quiet()
         assert node.sender.most_open == 10
-        assert await node.states() == {DELIVERED: 60}
+        assert await node.states() == {DELIVERED: 80}
 
 
 async def test_an_organization_holds_at_most_half(store: SqliteStore):
     """While another organization waits, one holds at most half of the node's requests, however many endpoints it has."""
     async with run_node(store, max_in_flight=10) as node:
-        for number in range(10):
-            url = f"https://greedy.example/{number}"
-            node.sender.script(url, hold())
-            await node.create(url, of=tenant("greedy"))
-        for number in range(10):
-            url = f"https://modest.example/{number}"
-            node.sender.script(url, hold())
-            await node.create(url, of=tenant("modest"))
+        for name in ("greedy", "modest"):
+            await create_prompt(node, [f"https://{name}.example/{number}" for number in range(10)], of=tenant(name))
         await node.publish(3, tenant=tenant("greedy"))
         await node.quiet()
         assert node.sender.held_requests == 10  # nobody else waits
@@ -75,17 +68,14 @@ async def test_an_organization_holds_at_most_half(store: SqliteStore):
             node.sender.release()
             await node.quiet()
         for name in ("greedy", "modest"):
-            assert await node.states(of=tenant(name)) == {DELIVERED: 30}
+            assert await node.states(of=tenant(name)) == {DELIVERED: 40}
 
 
 async def test_half_holds_for_a_third_organization(store: SqliteStore):
     """With two organizations at half each, what is freed goes to the third that waits, not to either of them."""
     async with run_node(store, max_in_flight=5) as node:
         for name in ("a", "b", "c"):
-            for number in range(5):
-                url = f"https://{name}.example/{number}"
-                node.sender.script(url, hold())
-                await node.create(url, of=tenant(name))
+            await create_prompt(node, [f"https://{name}.example/{number}" for number in range(5)], of=tenant(name))
         await asyncio.gather(node.publish(tenant=tenant("a")), node.publish(tenant=tenant("b")))
         await node.quiet()
         await node.publish(tenant=tenant("c"))
@@ -96,6 +86,15 @@ async def test_half_holds_for_a_third_organization(store: SqliteStore):
         node.sender.release(next(url for url, count in node.sender.open_of.items() if count and most in url))
         await node.quiet()
         assert held_by_host(node) == {"a.example": 2, "b.example": 2, "c.example": 1}
+
+
+async def create_prompt(node: Node, urls: Sequence[str], *, of: Tenant | None = None) -> None:
+    """Endpoints that have answered one event at once, and hold what comes after it."""
+    for url in urls:
+        node.sender.script(url, ok(), hold())
+        await node.create(url, of=of)
+    await node.publish(tenant=of or tenant())
+    await node.quiet()
 
 
 def held_by_host(node: Node) -> Counter[str]:
@@ -123,6 +122,58 @@ async def test_probes_hold_at_most_a_quarter(store: SqliteStore):
             assert node.sender.held_requests <= 4
         for url in dead:
             assert len(node.sender.to(url)) >= 3
+
+
+async def test_those_that_are_not_known_yet_hold_at_most_half(store: SqliteStore):
+    """However many new endpoints hang from their first event on, half of the node is left for those that are known to answer,
+    from the very beginning."""
+    async with run_node(store, max_in_flight=16) as node:
+        await node.create(URL)
+        await node.publish()
+        await node.quiet()
+        for number in range(2 * 16):
+            node.sender.script(f"https://new.example/{number}", hold(failure()))
+            await node.create(f"https://new.example/{number}")
+        await node.publish(5)
+        await node.quiet()
+        assert held_by_host(node) == {"new.example": 8}
+        assert len(node.sender.to(URL)) == 6
+        for _ in range(12):
+            node.sender.release()
+            await node.quiet()
+            assert node.sender.held_requests <= 8 + 4
+        assert all(node.sender.to(f"https://new.example/{number}") for number in range(2 * 16)), "each gets its turn"
+
+
+async def test_those_that_stop_answering_leave_room(store: SqliteStore):
+    """However many endpoints that were prompt begin to hang at once, some requests are left for another, within the time that the
+    first of them takes to fail."""
+    async with run_node(store, max_in_flight=64, max_in_flight_per_endpoint=32) as node:
+        hanging = [f"https://hanging.example/{number}" for number in range(20)]
+        for url in hanging:
+            node.sender.script(url, *[ok()] * 40, hold(failure()))
+            await node.create(url)
+        await node.create(URL)
+        await node.publish(40)
+        await node.quiet()
+        await node.publish(40)
+        await node.quiet()
+        assert held_by_host(node)["hanging.example"] < 64
+        assert len(node.sender.to(URL)) == 80
+
+
+async def test_a_lane_that_failed_before_the_start_begins_with_a_probe(store: SqliteStore):
+    """What waits for another attempt when the gateway starts tells that its endpoint failed: it is no new one."""
+    async with run_node(store) as node:
+        node.sender.script(URL, failure(), hold())
+        await node.create()
+        await node.publish()
+        await node.quiet()
+        await node.publish(5)
+    async with run_node(store) as node:
+        node.sender.script(URL, hold())
+        await node.quiet()
+        assert node.sender.held_requests == 1
 
 
 async def test_a_parked_lane_without_work_passes_its_place_on(store: SqliteStore):
