@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from gateway import signing
 from gateway.errors import SettingsError
 
 KIB = 1024
@@ -241,10 +242,39 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"store.{name}: is not a URL; in a user's name and a password, `:/@?#[]%` are written as %3A and so on"
                 )
 
+        self._check_operations()
         if not self.is_embedded and self.store.statement_seconds + _SILENT_SECONDS >= self.node.lease_seconds:
             raise SettingsError(
                 f"node.lease_seconds: must be more than store.statement_seconds + {_SILENT_SECONDS:g}, so that the server has "
                 f"ended what a node that froze had under way before others take its place"
+            )
+
+    def _check_operations(self) -> None:
+        url, secret = self.operations.url, self.operations.secret
+        if secret:
+            try:
+                signing.secret_key(secret)
+            except ValueError as error:
+                raise SettingsError(
+                    f"operations.secret: {error}; `openssl rand -base64 32` makes what follows `whsec_`"
+                ) from error
+        if not url:
+            return
+        schemes = ("https://",) if self.egress.require_https else ("http://", "https://")
+        if not url.lower().startswith(schemes):
+            why = " (egress.require_https)" if self.egress.require_https else ""
+            raise SettingsError(f"operations.url: must start with {' or '.join(schemes)}{why}, not {_shown(url)}")
+        parts = urlsplit(url) if _is_url(url) else None
+        if parts is None or not parts.hostname or "@" in parts.netloc or "#" in url or not url.isprintable() or " " in url:
+            raise SettingsError(
+                "operations.url: must name a host, and have no user name, no fragment (`#…`) and no spaces; it is signed instead"
+            )
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if self.egress.allowed_ports and port not in self.egress.allowed_ports:
+            raise SettingsError(f"operations.url: its port {port} is not among egress.allowed_ports")
+        if not secret:
+            raise SettingsError(
+                "operations.secret: is needed with operations.url: `whsec_` and what `openssl rand -base64 32` prints"
             )
 
     @property
