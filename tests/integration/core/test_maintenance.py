@@ -14,29 +14,10 @@ from gateway.model import AuditEntry, DeliveryState, Reason
 from gateway.registry.keys import AddKey, make_key
 from gateway.store.protocol import AuditFilter
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import ACTOR, PATIENCE_SECONDS, START, FakeClock, hold, status, tenant
-from tests.integration.core.conftest import URL, Node, Nothing, run_node
+from tests.fakes import ACTOR, PATIENCE_SECONDS, START, hold, status, tenant
+from tests.integration.core.conftest import URL, Node, Nothing, WatchedClock, run_node
 
 PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
-
-
-class WatchedClock(FakeClock):
-    """The node's clock, which tells whether maintenance rests."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self.is_resting = False
-
-    def now(self) -> Timestamp:
-        return self._clock.now()
-
-    def steady(self) -> Timestamp:
-        return self._clock.steady()
-
-    async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
-        self.is_resting = True
-        await self._clock.wait(event, until)
-        self.is_resting = False
 
 
 class Cleaner:
