@@ -1,15 +1,23 @@
 """The store contract: probes of disabled endpoints, and what is remembered of failures that the operator is told of."""
 
+import asyncio
+import json
 from collections.abc import Sequence
+from typing import ClassVar
 
 from msgspec.structs import replace
 
 from gateway.clock import MINUTE
-from gateway.model import DisabledReason, Endpoint, FailureNotice
+from gateway.delivery.failure_notices import count_failures
+from gateway.delivery.operator_events import OperatorEvents, Told
+from gateway.ids import IdMaker
+from gateway.model import OPERATIONS, OPERATIONS_ENDPOINT, DisabledReason, Endpoint, FailureNotice, RevisionCause
 from gateway.registry.endpoints import deleted, disabled
+from gateway.registry.operations import SetOperationsEndpoint
+from gateway.settings import Operations
 from gateway.store.protocol import Store
-from tests.contract.acts import add_endpoints, ids
-from tests.fakes import START, endpoint, tenant
+from tests.contract.acts import add_endpoints, change, claim, ids
+from tests.fakes import API_VERSION, EXHAUSTED, SECRET, START, FakeClock, due, endpoint, result, tenant
 
 
 async def notices(store: Store, *of: str) -> dict[str, FailureNotice]:
@@ -110,3 +118,95 @@ async def test_forget_failure_notices(store: Store):
     async with store.transaction() as transaction:
         await transaction.forget_failure_notices(START + MINUTE)
     assert set(await notices(store, "wh_1", "wh_2", "wh_3")) == {"wh_2", "wh_3"}
+
+
+OPERATOR = Operations(url="https://operator.example/told", secret=SECRET)
+
+
+async def own_revisions(store: Store) -> list[RevisionCause]:
+    return [revision.cause for revision in await store.revisions(OPERATIONS, after=0, limit=10)]
+
+
+async def set_up(store: Store, settings: Operations) -> Endpoint | None:
+    """What a start with *settings* does; the operator's endpoint after it."""
+    await change(store, SetOperationsEndpoint(settings, START))
+    return await store.endpoint(OPERATIONS, OPERATIONS_ENDPOINT)
+
+
+async def test_starts_at_the_same_time_make_one_endpoint(store: Store):
+    """However many nodes start at once with `operations.url`, the operator's endpoint is made once, and none of them fails."""
+    await asyncio.gather(*(set_up(store, OPERATOR) for _ in range(6)))
+    assert await own_revisions(store) == [RevisionCause.CREATED]
+
+
+async def test_what_settings_say_of_the_operator_holds_from_the_next_start(store: Store):
+    """Another URL or secret is stored, no URL disables, a URL again enables; the same settings change nothing."""
+    assert await set_up(store, Operations()) is None
+    made = await set_up(store, OPERATOR)
+    assert made is not None
+    assert await set_up(store, OPERATOR) == made
+    changed = await set_up(store, Operations(url="https://new.example/", secret="whsec_" + "A" * 44))
+    assert changed is not None
+    assert (changed.url, changed.secret, changed.activation) == ("https://new.example/", "whsec_" + "A" * 44, made.activation)
+    off = await set_up(store, Operations())
+    assert off is not None
+    assert (off.is_active, off.activation) == (False, made.activation + 1)
+    assert await set_up(store, Operations()) == off
+    back = await set_up(store, OPERATOR)
+    assert back is not None
+    assert (back.is_active, back.url, back.disabled_at) == (True, OPERATOR.url, None)
+    created, updated, disabled_, enabled = (
+        RevisionCause.CREATED,
+        RevisionCause.UPDATED,
+        RevisionCause.DISABLED,
+        RevisionCause.ENABLED,
+    )
+    assert await own_revisions(store) == [created, updated, disabled_, enabled]
+
+
+class Notice(Told, frozen=True, kw_only=True, rename="camel"):
+    """Something to tell."""
+
+    type: ClassVar[str] = "test.told"
+
+
+async def test_what_is_told_is_an_event_with_its_delivery(store: Store):
+    """Telling stores an event of the gateway's own tenant and a delivery that its lane can claim, and says that there is work;
+    when the operator's endpoint is out of service it stores nothing."""
+    operator = OperatorEvents(ids=IdMaker(FakeClock()), current_version=API_VERSION)
+    about = [
+        Notice(webhook_id=f"wh_{number}", organization_id="acme", mode="live", url="https://x.example/") for number in range(3)
+    ]
+
+    async def tell() -> Sequence[Endpoint]:
+        async with store.transaction() as transaction:
+            await operator.tell(transaction, about)
+        return transaction.effects.new_work
+
+    assert await tell() == []
+    own = await set_up(store, OPERATOR)
+    assert own is not None
+    assert await tell() == [own]
+    claimed = (await claim(store, own, now=START + MINUTE)).first
+    assert [json.loads(each.event.data)["webhookId"] for each in claimed] == ["wh_0", "wh_1", "wh_2"]
+    assert {(each.event.type, each.event.tenant, each.api_version) for each in claimed} == {
+        ("test.told", OPERATIONS, API_VERSION)
+    }
+    await set_up(store, Operations())
+    assert await tell() == []
+
+
+async def test_transactions_that_count_failures_of_the_same_endpoints_lose_none(store: Store):
+    """Failures that are counted side by side, in whatever order, add up."""
+    subjects = [endpoint() for _ in range(4)]
+    await add_endpoints(store, *subjects)
+    await save(store, *(notice(each.id, START) for each in subjects))
+
+    async def count(order: Sequence[Endpoint]) -> None:
+        results = [(each, [result(due(each), each, EXHAUSTED)]) for each in order]
+        async with store.transaction() as transaction:
+            await transaction.endpoints_by_id([each.id for each in order])
+            assert await count_failures(transaction, results, START + 1) == []
+
+    await asyncio.gather(*(count(subjects[:: 1 if number % 2 else -1]) for number in range(10)))
+    assert [each.untold for each in (await notices(store, *ids(subjects))).values()] == [10] * 4

@@ -2,6 +2,7 @@
 that failures disabled recover by themselves when that is wished."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,16 +53,20 @@ def told(receiver: Receiver, secret: object) -> list[dict[str, Any]]:
 
 
 async def all_told(client: Client, receiver: Receiver, events: Sequence[str]) -> list[dict[str, Any]]:
-    """What the operator was told, once it is all of *events*, and on record as delivered."""
+    """What the operator was told, once it is all of *events*, and on record as delivered. On a slow machine a minute may pass,
+    and with it more is told of failures that were counted: that is left out."""
+    wanted = Counter(events)
 
     async def is_all_told() -> bool:
         deliveries = await client.every("/deliveries", organizationId=OWN)
-        return len(deliveries) == len(events) and all(each["state"] == "delivered" for each in deliveries)
+        made = Counter(each["event"] for each in deliveries if each["state"] == "delivered")
+        return made >= wanted and len(deliveries) == made.total()
 
     await eventually(is_all_told, f"the operator to be told {', '.join(events)}")
     found = told(receiver, client.installation.settings["operations.secret"])
-    assert sorted(body["event"] for body in found) == sorted(events)
-    return found
+    counts = Counter(body["event"] for body in found)
+    assert {**counts, "delivery.failed": 0} == {**wanted, "delivery.failed": 0}
+    return [body for body in found if body["event"] != "delivery.failed" or body["data"]["count"] == 1]
 
 
 async def test_an_endpoint_that_was_disabled_is_told_of(installation: Installation, receiver: Receiver):

@@ -129,7 +129,7 @@ class PostgresLog:
         return await page(name, parameters, limit, columns.audit_entry, lambda entry: entry.id)
 
     async def endpoints_to_probe(self, *, limit: int) -> Sequence[Endpoint]:
-        return [rows.endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
+        return [self._endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
 
     # Single things
 

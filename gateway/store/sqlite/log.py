@@ -114,7 +114,7 @@ class SqliteLog:
         return await self._page("endpoints", parameters, limit, self._endpoint, lambda endpoint: endpoint.id)
 
     async def endpoints_to_probe(self, *, limit: int) -> Sequence[Endpoint]:
-        return [rows.endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
+        return [self._endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
 
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
         parameters = {
