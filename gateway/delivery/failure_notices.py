@@ -109,6 +109,10 @@ class FailureTeller:
                     # The store is unavailable, or the gateway is stopping: what was counted stays.
                     log.warning("operations.untold", error=str(error))
                     pause = MINUTE
+                except Exception:
+                    # Whatever it was, the next turn may do better.
+                    log.exception("operations.crashed")
+                    pause = MINUTE
             await self._clock.wait(never, self._clock.steady() + pause)
 
     async def _turn(self) -> None:

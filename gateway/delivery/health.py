@@ -31,6 +31,29 @@ def speaks_of(result: Result, endpoint: Endpoint) -> bool:
     return result.due.activation == endpoint.activation and result.attempt.url == endpoint.url
 
 
+async def _has_failed(transaction: Transaction, result: Result, endpoint: Endpoint) -> bool:
+    """Whether *result*, which is recorded, has failed its delivery for good. One of an earlier activation was canceled."""
+    if result.verdict.state is not DeliveryState.FAILED or result.due.activation != endpoint.activation:
+        return False
+    if result.due.retry_id is None:
+        return True
+    # A 410 to a retry by hand fails what was waiting; what was delivered, or had failed before, stays as it was.
+    now = await transaction.delivery(result.tenant, result.due.id)
+    return now is not None and now.state is DeliveryState.FAILED and now.finished_at == result.ended_at
+
+
+def log_disabled(endpoint: Endpoint) -> None:
+    """The gateway itself took *endpoint* out of service."""
+    log.warning(
+        "endpoint.disabled",
+        endpoint_id=endpoint.id,
+        organization_id=endpoint.tenant.organization_id,
+        mode=endpoint.tenant.mode,
+        reason=endpoint.disabled_reason,
+        failed_in_row=endpoint.failed_in_row,
+    )
+
+
 class HealthRecorder:
     """Records results: the attempts, the deliveries' new states, and the endpoints' health, in one transaction."""
 
@@ -83,12 +106,7 @@ class HealthRecorder:
             endpoint = endpoints_now.get(endpoint_id)
             if endpoint is None:
                 continue
-            # One of an earlier activation is canceled, and has not failed.
-            lost = [
-                result
-                for result in ended
-                if result.verdict.state is DeliveryState.FAILED and result.due.activation == endpoint.activation
-            ]
+            lost = [result for result in ended if await _has_failed(transaction, result, endpoint)]
             if endpoint.tenant == OPERATIONS:
                 for result in lost:
                     log.warning("operations.undelivered", delivery_id=result.due.id, event_type=result.due.event.type)
@@ -139,12 +157,5 @@ class HealthRecorder:
             transaction, endpoint, reason, actor=endpoints.GATEWAY_ACTOR, at=self._clock.now(), probe_at=probe_at
         )
         transaction.effects.disabled.append(now)
-        log.warning(
-            "endpoint.disabled",
-            endpoint_id=endpoint.id,
-            organization_id=endpoint.tenant.organization_id,
-            mode=endpoint.tenant.mode,
-            reason=reason,
-            failed_in_row=endpoint.failed_in_row,
-        )
+        log_disabled(now)
         return webhook_disabled(now, reason, last)

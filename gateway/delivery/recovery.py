@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from gateway.clock import DAY, MINUTE, SECOND, Clock, Timestamp, isoformat
 from gateway.delivery.endpoint_test import EndpointTester, MakeTest, RecordTest
+from gateway.delivery.health import log_disabled
 from gateway.delivery.operator_events import OperatorEvents, WebhookEnabled, about, webhook_disabled
 from gateway.errors import GatewayError
 from gateway.model import AttemptError, DeliveryState, DisabledReason, DueDelivery, Endpoint, Result, RevisionCause
@@ -120,14 +121,7 @@ class RecordProbe(msgspec.Struct, frozen=True):
         after = replace(before, disabled_reason=DisabledReason.GONE, probe_count=0, probe_at=None)
         after = await self._save(transaction, before, after, RevisionCause.DISABLED)
         transaction.effects.disabled.append(after)
-        log.warning(
-            "endpoint.disabled",
-            endpoint_id=after.id,
-            organization_id=after.tenant.organization_id,
-            mode=after.tenant.mode,
-            reason=after.disabled_reason,
-            failed_in_row=after.failed_in_row,
-        )
+        log_disabled(after)
         if self.operator is not None:
             await self.operator.tell(transaction, [webhook_disabled(after, DisabledReason.GONE, self.test.result)])
 
@@ -191,6 +185,10 @@ class Recovery:
             found = await self._to_probe(limit=2 * PROBES_AT_ONCE + 1)
         except GatewayError as error:
             log.warning("recovery.failed", error=str(error))
+            return now + REST
+        except Exception:
+            # Whatever it was, the next look may do better.
+            log.exception("recovery.crashed")
             return now + REST
         for endpoint in found:
             if endpoint.id in self._under_way or endpoint.probe_at is None:

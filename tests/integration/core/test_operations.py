@@ -16,7 +16,7 @@ from gateway.registry.operations import SetOperationsEndpoint
 from gateway.settings import Operations
 from gateway.signing import hex_signature
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import PATIENCE_SECONDS, SECRET, FakeClock, status
+from tests.fakes import PATIENCE_SECONDS, SECRET, FakeClock, hold, ok, status
 from tests.integration.core.conftest import URL, Node, Nothing, WatchedClock, run_node, run_through_schedule
 
 TOLD_AT = "https://operator.example/told"
@@ -274,16 +274,39 @@ async def test_endpoints_are_counted_by_themselves(node: Node):
 
 
 async def test_what_is_no_failure_for_good_is_not_told(store: SqliteStore):
-    """Attempts that will be repeated, tests, and what was canceled while it was under way tell the operator nothing."""
+    """Attempts that will be repeated, and tests, tell the operator nothing."""
     async with run_node(store, operations=TOLD, retry_delays=(60,)) as node:
         node.sender.script(URL, status(500))
         made = await node.create()
         await node.publish()
         await node.quiet()
         await node.writer.change(await node.tester.run(made, None))
-        await node.update(made, is_active=False)
         await node.quiet()
         assert told(node) == []
+
+
+async def test_a_delivery_that_had_failed_before_is_not_told_again(node: Node):
+    """A retry by hand of what has failed, answered 410, tells of the disabling alone."""
+    node.sender.script(URL, status(500), status(410))
+    await node.create()
+    await fail(node)
+    await node.advance(MINUTE)
+    await node.retry(await node.only_delivery())
+    await node.quiet()
+    assert [body["event"] for body in told(node)] == ["delivery.failed", "webhook.disabled"]
+
+
+async def test_what_was_canceled_while_it_was_under_way_is_not_told(node: Node):
+    """The last attempt of a delivery whose endpoint was disabled meanwhile fails nothing: it was canceled."""
+    node.sender.script(URL, hold(status(500)))
+    made = await node.create()
+    await node.publish()
+    await node.quiet()
+    await node.update(made, is_active=False)
+    node.sender.release()
+    await node.quiet()
+    assert (await node.only_delivery()).state is DeliveryState.CANCELED
+    assert told(node) == []
 
 
 async def test_what_a_user_does_is_not_told(node: Node):
@@ -302,6 +325,28 @@ async def test_410_tells_both(node: Node):
     await fail(node)
     assert [body["event"] for body in told(node)] == ["delivery.failed", "webhook.disabled"]
     assert [told_of(node, name)[0]["reason"] for name in ("delivery.failed", "webhook.disabled")] == ["endpoint_gone", "gone"]
+
+
+async def test_a_retry_by_hand_fails_only_what_was_waiting(store: SqliteStore):
+    """A 410 to a retry by hand is told as the disabling that it is; as a failed delivery only if that was still waiting."""
+    async with run_node(store, operations=TOLD, retry_delays=(60,)) as node:
+        node.sender.script(URL, ok(), status(500), status(410))
+        made = await node.create()
+        await node.publish()
+        await node.quiet()
+        await node.advance(MINUTE)
+        await node.publish()
+        await node.quiet()
+        first, second = await node.deliveries()
+        assert (first.state, second.state) == (DeliveryState.DELIVERED, DeliveryState.PENDING)
+        await node.retry(second)
+        await node.quiet()
+        assert [body["event"] for body in told(node)] == ["delivery.failed", "webhook.disabled"]
+        await node.update(made, is_active=True)
+        await node.advance(MINUTE)
+        await node.retry(first)
+        await node.quiet()
+        assert [body["event"] for body in told(node)] == ["delivery.failed", "webhook.disabled", "webhook.disabled"]
 
 
 # The operator's own deliveries

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.clock import DAY, HOUR, MINUTE, SECOND
 from gateway.delivery.recovery import PROBES_AT_ONCE, Recovery, SetProbes, pause_after
+from gateway.errors import StoreUnavailable
 from gateway.model import DeliveryState, DeliveryTrigger, DisabledReason, Endpoint, Reason, RevisionCause, Tenant
 from gateway.registry.endpoints import disabled
 from gateway.settings import Operations
@@ -27,10 +28,11 @@ class Prober:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.leads = True
+        self.looks = 0
         self.clock = WatchedClock(node.clock)
         self.recovery = Recovery(
             changer=node.writer,
-            to_probe=node.store.endpoints_to_probe,
+            to_probe=self._to_probe,
             tester=node.tester,
             operator=node.operator,
             clock=self.clock,
@@ -39,6 +41,10 @@ class Prober:
             test_seconds=80,
         )
         node.writer.listen(self.recovery.committed)
+
+    async def _to_probe(self, *, limit: int) -> Sequence[Endpoint]:
+        self.looks += 1
+        return await self.node.store.endpoints_to_probe(limit=limit)
 
     async def resting(self) -> None:
         """Returns when nothing moves any more but the requests that are held."""
@@ -351,7 +357,7 @@ async def test_many_are_probed_a_few_at_a_time(store: SqliteStore):
 
 
 async def test_an_unavailable_store_stops_nothing(node: Node):
-    """Probes that the store stands in the way of are made later."""
+    """Probes that the store stands in the way of are made later; meanwhile nobody asks again and again."""
     before = await failed(node)
     node.sender.script(URL, ok())
     async with probing(node) as prober:
@@ -361,6 +367,11 @@ async def test_an_unavailable_store_stops_nothing(node: Node):
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not prober.recovery._rests_until:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0)
+        looks = prober.looks
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable):
+                await node.writer.change(Nothing())
+        assert prober.looks == looks
         node.scripted.recover()
         async with asyncio.timeout(PATIENCE_SECONDS):
             while node.writer.unavailable is not None:  # noqa: ASYNC110 - nothing tells of it
