@@ -151,7 +151,7 @@ class Node:
         sender: ScriptedSender,
         intake: Intake,
         settings: DeliverySettings,
-        operations: Operations,
+        operations: Operations | None = None,
     ) -> None:
         self.store = store
         self.scripted = ScriptedStore(store)
@@ -160,8 +160,8 @@ class Node:
         self.settings = settings
         self.ids = IdMaker(clock)
         self.queue = EventQueue(intake)
-        self.operations = operations
-        self.operator = OperatorEvents(ids=self.ids, current_version=API_VERSION) if operations.url else None
+        self.operations = operations or Operations()
+        self.operator = OperatorEvents(ids=self.ids, current_version=API_VERSION) if self.operations.url else None
         self.writer = Writer(
             store=self.scripted,
             queue=self.queue,
@@ -298,7 +298,7 @@ async def run_node(
         sender=sender or ScriptedSender(),
         intake=intake or Intake(),
         settings=DeliverySettings(**settings),
-        operations=operations or Operations(),
+        operations=operations,
     )
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(node.writer.run())

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.api.auth import Authenticator
-from gateway.clock import DAY, HOUR, MINUTE, Timestamp
+from gateway.clock import DAY, HOUR, MINUTE
 from gateway.delivery.maintenance import PRUNE_STEP, SWEEP_STEP, Maintenance
 from gateway.errors import StoreUnavailable
 from gateway.model import AuditEntry, DeliveryState, Reason
