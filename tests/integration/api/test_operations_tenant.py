@@ -38,10 +38,11 @@ async def refused(api: Api, key: str, method: str, path: str, body: object = Non
         ("PATCH", "/webhooks/{id}?{own}", {"url": "https://example.com/"}),
         ("DELETE", "/webhooks/{id}?{own}", None),
         ("POST", "/webhooks/{id}/test?{own}", None),
+        ("POST", "/webhooks/{id}/rotate-secret?{own}", {}),
     ],
 )
 async def test_its_webhook_is_set_by_settings_alone(api: Api, service: str, method: str, path: str, body: object):
-    """Nobody makes, changes, deletes or tests it: the refusal names the settings that do."""
+    """Nobody makes, changes, deletes or tests it, or rotates its secret: the refusal names the settings that do."""
     sentence = await refused(api, service, method, path.format(own=OWN, id=OPERATIONS_ENDPOINT), body)
     assert sentence == "$operations is the gateway's own; its webhook is set by `operations.url` and `operations.secret`"
     (shown,) = (await api.json("GET", f"/webhooks?{OWN}", key=service))["data"]
