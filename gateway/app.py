@@ -27,9 +27,12 @@ from gateway.cluster.this_node import ThisNode
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
+from gateway.delivery.failure_notices import FailureTeller
 from gateway.delivery.health import HealthRecorder
 from gateway.delivery.maintenance import InterruptTests, Maintenance
+from gateway.delivery.operator_events import OperatorEvents
 from gateway.delivery.pressure import Pressure
+from gateway.delivery.recovery import Recovery, SetProbes
 from gateway.delivery.retry import RetrySchedule
 from gateway.egress.addresses import AddressGuard
 from gateway.egress.sender import Sender
@@ -53,7 +56,8 @@ from gateway.publishing.event_types import Catalogue
 from gateway.publishing.fan_out import FanOut
 from gateway.publishing.publisher import Publisher
 from gateway.publishing.writer import Writer
-from gateway.registry.endpoints import CreateEndpoint, new_endpoint
+from gateway.registry.endpoints import FIRST_PAUSE, CreateEndpoint, new_endpoint
+from gateway.registry.operations import SetOperationsEndpoint
 from gateway.registry.reencryption import reencrypt
 from gateway.settings import Settings
 from gateway.store.backend import open_store
@@ -119,10 +123,16 @@ class Gateway:
         current_version = settings.api.versions[-1]
         self._pressure = Pressure(clock=clock, max_backlog_seconds=settings.intake.max_backlog_seconds)
         self._queue = EventQueue(settings.intake, refuses=self._pressure.refuses)
+        operator = OperatorEvents(ids=self._ids, current_version=current_version) if settings.operations.url else None
         self._writer = Writer(
             store=store,
             queue=self._queue,
-            recorder=HealthRecorder(clock=clock, disable_after_failed_events=settings.delivery.disable_after_failed_events),
+            recorder=HealthRecorder(
+                clock=clock,
+                disable_after_failed_events=settings.delivery.disable_after_failed_events,
+                operator=operator,
+                probes=settings.delivery.recovery == "probe",
+            ),
             fan_out=FanOut(ids=self._ids, current_version=current_version),
         )
         self._publisher = Publisher(writer=self._writer, ids=self._ids, settings=settings.events, catalogue=catalogue)
@@ -149,6 +159,20 @@ class Gateway:
         self._limiter = RateLimiter(per_second) if per_second > 0 else None
         self._traffic = Traffic()
         self._metrics = self._make_metrics()
+        test_seconds = 2 * settings.delivery.timeout_seconds + _LONGEST_COMMITS_SECONDS
+        self._recovery = Recovery(
+            changer=self._writer,
+            to_probe=store.endpoints_to_probe,
+            tester=self._tester,
+            operator=operator,
+            clock=clock,
+            pinned=self._pinned.get,
+            leads=self._node.leads,
+            test_seconds=test_seconds,
+        )
+        self._teller: FailureTeller | None = None
+        if operator is not None:
+            self._teller = FailureTeller(changer=self._writer, operator=operator, clock=clock, leads=self._node.leads)
         self._maintenance = Maintenance(
             changer=self._writer,
             unswept=store.unswept_endpoints,
@@ -156,7 +180,7 @@ class Gateway:
             clock=clock,
             retention_days=settings.retention.days,
             audit_days=settings.retention.audit_days,
-            test_seconds=2 * settings.delivery.timeout_seconds + _LONGEST_COMMITS_SECONDS,
+            test_seconds=test_seconds,
             used_keys=self._authenticator,
             leads=self._node.leads,
         )
@@ -239,24 +263,29 @@ class Gateway:
         self._writer.listen(self._committed)
         async with asyncio.TaskGroup() as tasks:
             writing = tasks.create_task(self._writer.run(), name="writer")
-            delivering = maintaining = sharing = watching = None
+            delivering = None
+            beside: list[asyncio.Task[None]] = []
             if self._limiter is not None and self._store.cluster is not None:
                 demand = DemandSharing(cluster=self._store.cluster, limiter=self._limiter, clock=self._clock)
-                sharing = tasks.create_task(demand.run(), name="demand")
+                beside.append(tasks.create_task(demand.run(), name="demand"))
             if deliver:
                 await self._resume()
+                await self._set_up_operations()
                 delivering = tasks.create_task(self._dispatcher.run(), name="dispatcher")
-                maintaining = tasks.create_task(self._maintenance.run(), name="maintenance")
-                watching = tasks.create_task(self._pressure.run(lambda: self._dispatcher.is_held_up), name="pressure")
+                beside.append(tasks.create_task(self._maintenance.run(), name="maintenance"))
+                beside.append(tasks.create_task(self._pressure.run(lambda: self._dispatcher.is_held_up), name="pressure"))
+                if self.settings.delivery.recovery == "probe":
+                    beside.append(tasks.create_task(self._recovery.run(), name="recovery"))
+                if self._teller is not None:
+                    beside.append(tasks.create_task(self._teller.run(), name="failures told"))
                 if self._node.member is not None:
                     tasks.create_task(self._node.member.run(), name="member")
             try:
                 yield
             finally:
                 self._begin_stop()
-                for task in (maintaining, sharing, watching):
-                    if task is not None:
-                        task.cancel()
+                for task in beside:
+                    task.cancel()
                 if delivering is not None:
                     # Leases go back while the open attempts end, each as soon as its bucket is quiet.
                     async with asyncio.TaskGroup() as leaving:
@@ -283,7 +312,14 @@ class Gateway:
             self._dispatcher.hold(dict.fromkeys(range(BUCKETS), 0), await self._store.lane_work(range(BUCKETS)))
         self._writer.listen(self._dispatcher.committed)
         self._writer.listen(self._maintenance.committed)
+        self._writer.listen(self._recovery.committed)
         self._writer.serve_claims(self._dispatcher)
+
+    async def _set_up_operations(self) -> None:
+        """Brings the store into line with what the settings say of the operator's own endpoint, and of recovery."""
+        await self._writer.change(SetOperationsEndpoint(self.settings.operations, self._clock.now()))
+        probes = self.settings.delivery.recovery == "probe"
+        await self._writer.change(SetProbes(self._clock.steady() + FIRST_PAUSE if probes else None))
 
     def _begin_stop(self) -> None:
         """From here on nothing new is started."""
@@ -318,11 +354,13 @@ class Gateway:
         for entry in effects.audited:
             _tell(entry)
         self._metrics.committed(len(fresh), results, effects.fenced)
+        self._metrics.endpoints_changed(effects.disabled, effects.recovered)
 
     def _heard(self, news: News) -> None:
         """Acts on what other nodes have committed."""
         self._registry_changed(news.effects)
         self._dispatcher.heard(news.effects, news.work)
+        self._recovery.committed((), (), news.effects)
 
     def _registry_changed(self, effects: Effects) -> None:
         for key in effects.keys:

@@ -32,6 +32,9 @@ class Tenant(msgspec.Struct, frozen=True, order=True, gc=False):
 OPERATIONS = Tenant("$operations", Mode.LIVE)
 """The gateway's own: what it has to tell its operator are events of this tenant. No key is of it, and nobody publishes to it."""
 
+OPERATIONS_ENDPOINT = "wh_operations"
+"""The one endpoint of `OPERATIONS`: `operations.url`. It is never disabled, whatever it answers."""
+
 
 class Actor(msgspec.Struct, frozen=True, gc=False):
     """Who changes something, and from where."""
@@ -296,6 +299,15 @@ class Result(msgspec.Struct, frozen=True):
     verdict: Verdict
     ended_at: Timestamp
     epoch: int | None = None  # of the lease it was made under; None: under none, as a test
+
+
+class FailureNotice(msgspec.Struct, frozen=True, gc=False):
+    """What the operator was told of an endpoint's deliveries that failed for good, and what he was not told yet."""
+
+    endpoint_id: str
+    told_at: Timestamp  # when he was last told
+    untold: int  # how many have failed since
+    delivery_id: str  # the last that failed
 
 
 # Keys

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from gateway import signing
 from gateway.errors import SettingsError
 
 KIB = 1024
@@ -247,10 +248,36 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"store.{name}: is not a URL; in a user's name and a password, `:/@?#[]%` are written as %3A and so on"
                 )
 
+        self._check_operations()
         if not self.is_embedded and self.store.statement_seconds + _SILENT_SECONDS >= self.node.lease_seconds:
             raise SettingsError(
                 f"node.lease_seconds: must be more than store.statement_seconds + {_SILENT_SECONDS:g}, so that the server has "
                 f"ended what a node that froze had under way before others take its place"
+            )
+
+    def _check_operations(self) -> None:
+        """Neither value is shown: both may hold a secret."""
+        url, secret = self.operations.url, self.operations.secret
+        if secret and not _is_secret(secret):
+            raise SettingsError(
+                f"operations.secret: must be `whsec_` and base64 of {_SECRET_BYTES} bytes or more, "
+                f"as `openssl rand -base64 32` prints"
+            )
+        if not url:
+            return
+        schemes = ("https://",) if self.egress.require_https else ("http://", "https://")
+        if not url.lower().startswith(schemes):
+            why = ", since egress.require_https is set" if self.egress.require_https else ""
+            raise SettingsError(f"operations.url: must start with {' or '.join(schemes)}{why}")
+        parts = urlsplit(url) if _is_url(url) else None
+        if parts is None or not parts.hostname or "@" in parts.netloc or "#" in url or not url.isprintable() or " " in url:
+            raise SettingsError("operations.url: must name a host, and have no user name, no fragment (`#…`) and no spaces")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        if self.egress.allowed_ports and port not in self.egress.allowed_ports:
+            raise SettingsError(f"operations.url: its port, {port}, is not among egress.allowed_ports")
+        if not secret:
+            raise SettingsError(
+                "operations.secret: must be set with operations.url: `whsec_` and what `openssl rand -base64 32` prints"
             )
 
     @property
@@ -273,6 +300,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _SECRET = frozenset({"secrets.encryption_key", "operations.secret"})  # values that no sentence shows
 _SILENT_SECONDS = 2.0  # after a statement's, the server ends a transaction of which it hears no more
+_SECRET_BYTES = 24  # the least that the Standard Webhooks specification has
 _SQLITE = "sqlite:///"
 _POSTGRESQL = ("postgresql://", "postgres://")
 
@@ -287,6 +315,14 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return has_port and not parts.path
+
+
+def _is_secret(text: str) -> bool:
+    """Whether *text* can sign, and is no word that somebody thought of."""
+    try:
+        return len(signing.secret_key(text)) >= _SECRET_BYTES
+    except ValueError:
+        return False
 
 
 def _is_url(url: str) -> bool:

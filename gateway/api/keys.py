@@ -17,6 +17,7 @@ from gateway.api.validation import Body
 from gateway.clock import DAY, Timestamp, isoformat
 from gateway.model import ApiKey, Resource, Tenant
 from gateway.registry.keys import PERMISSIONS, VERBS, AddKey, RevokeKey, make_key
+from gateway.registry.organizations import RESERVED, is_reserved
 
 MAX_NAME = 100
 MAX_DAYS = 3_650
@@ -158,7 +159,10 @@ def _tenant(call: Call, body: Body) -> Tenant | None:
     if len(call.faults) > before:
         return None
     if not is_service:
-        return tenant_of(call.principal, named.get("organizationId"), named.get("mode"), call.faults)
+        tenant = tenant_of(call.principal, named.get("organizationId"), named.get("mode"), call.faults)
+        if tenant is not None and is_reserved(tenant.organization_id):
+            body.refuse("organizationId", f"must be another: {RESERVED}")
+        return tenant
     for name in named:
         body.refuse(name, "must be absent for a service key, which reaches every organization")
     return None

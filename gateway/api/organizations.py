@@ -10,10 +10,10 @@ from gateway.api.dialects import Answer
 from gateway.api.idempotency import commit
 from gateway.api.operations import Call, Operation, TenantIn
 from gateway.api.parts import ApiParts
-from gateway.api.problems import not_found
+from gateway.api.problems import forbidden, not_found
 from gateway.api.validation import WebhookRules
 from gateway.model import Organization
-from gateway.registry.organizations import PinOrganization, is_organization_id
+from gateway.registry.organizations import RESERVED, PinOrganization, is_organization_id, is_reserved
 
 
 class OrganizationView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -63,7 +63,7 @@ class Organizations:
         list_ = scope("organizations", None)
         after = call.parameters.cursor(self._cursors, list_)
         call.check()
-        known = await self._parts.log.organizations()
+        known = [each for each in await self._parts.log.organizations() if not is_reserved(each.id)]
         start = 0 if after is None else bisect_right(known, after, key=lambda organization: organization.id)
         shown = known[start : start + limit]
         last = shown[-1].id if start + limit < len(known) else None
@@ -76,6 +76,8 @@ class Organizations:
         call.check()
         if isinstance(version, UnsetType) or not is_organization_id(call.id):
             raise not_found("organization", call.id)
+        if is_reserved(call.id):
+            raise forbidden(f"{RESERVED}, and is not pinned")
         change = PinOrganization(Organization(call.id, version), call.actor, call.now)
         return await commit(self._parts.writer, change, lambda pinned: call.dialect.one(_view(pinned)), call.ticket)
 

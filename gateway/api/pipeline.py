@@ -24,6 +24,7 @@ from gateway.api.problems import Fault, Problem
 from gateway.api.request_body import read_body
 from gateway.clock import Timestamp
 from gateway.model import Tenant
+from gateway.registry.organizations import RESERVED, is_reserved
 
 _NO_QUERY: MultiDict[str] = MultiDict()
 
@@ -73,6 +74,8 @@ class Pipeline:
                 tenant = _named_tenant(operation, principal, parameters, faults)
             if tenant is not None and version is None and organization_id is None:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
+            if tenant is not None and operation.permission == "webhook:write" and is_reserved(tenant.organization_id):
+                raise problems.forbidden(f"{RESERVED}; its webhook is set by `operations.url` and `operations.secret`")
             id_ = request.match_info.get("id", "")
             address = functools.partial(self._addresses.of, request)
             call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address)

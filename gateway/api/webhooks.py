@@ -44,6 +44,7 @@ class WebhookView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     is_active: bool
     disabled_at: str | None
     disabled_reason: str | None
+    next_probe_at: str | None
     api_version: str | None
     headers: dict[str, str]  # without their values
     created_at: str
@@ -83,6 +84,7 @@ def webhook_view(endpoint: Endpoint, at: Timestamp, *, with_secret: bool = False
         is_active=endpoint.is_active,
         disabled_at=None if endpoint.disabled_at is None else isoformat(endpoint.disabled_at),
         disabled_reason=endpoint.disabled_reason,
+        next_probe_at=None if endpoint.probe_at is None else isoformat(endpoint.probe_at),
         api_version=endpoint.api_version,
         headers=hidden(endpoint.headers),
         created_at=isoformat(endpoint.created_at),

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -95,6 +96,7 @@ def settings_findings(settings: Settings) -> Iterator[Finding]:
     if any(network.endswith("/0") for network in settings.egress.allow):
         yield Finding(Weight.NOTE, "egress.allow lets deliveries go to every address, those inside this network included")
     yield from _authorities_findings(settings.egress.ca_file)
+    yield from _operations_findings(settings)
     yield from _catalogue_findings(settings)
 
 
@@ -120,6 +122,19 @@ def secrets_findings(secrets: Secrets) -> Iterator[Finding]:
         )
     elif secrets.encryption_key[0] == IN_CLEAR:
         yield Finding(Weight.NOTE, f"secrets.encryption_key begins with `{IN_CLEAR}`: signing secrets are stored in clear")
+
+
+def _operations_findings(settings: Settings) -> Iterator[Finding]:
+    if not settings.operations.url:
+        return
+    from gateway.egress.addresses import AddressGuard, literal_address  # noqa: PLC0415 - so that --help is quick
+
+    address = literal_address(urlsplit(settings.operations.url).hostname or "")
+    if address is not None and not AddressGuard(settings.egress.allow, settings.egress.deny).allows(str(address)):
+        yield Finding(
+            Weight.FAULT,
+            f"operations.url leads to {address}, a private or reserved address: nothing is sent there unless egress.allow has it",
+        )
 
 
 def _catalogue_findings(settings: Settings) -> Iterator[Finding]:

@@ -167,6 +167,10 @@ class Dispatcher:
             if bucket_of(endpoint.id) in self._epochs:
                 lane = touched[endpoint.id] = self._lane(latest.get(endpoint.id, endpoint))
                 lane.expect_manual()
+        for endpoint in effects.new_work:
+            if bucket_of(endpoint.id) in self._epochs:
+                lane = touched[endpoint.id] = self._lane(latest.get(endpoint.id, endpoint))
+                lane.expect_unseen()
 
     def _release_all(self, results: Sequence[Result], effects: Effects, touched: dict[str, Lane]) -> None:
         fenced = {id(result) for result in effects.fenced}

@@ -1,6 +1,7 @@
 """The test operation: one event of type `webhook.test`, to one endpoint, once, now, outside of the lanes."""
 
 import msgspec
+import structlog
 
 from gateway import ids
 from gateway.clock import Clock, Timestamp
@@ -8,6 +9,8 @@ from gateway.delivery.attempt import Attempter
 from gateway.ids import IdMaker
 from gateway.model import AcceptedEvent, DeliveryState, DeliveryTrigger, DueDelivery, Endpoint, Result
 from gateway.store.protocol import Changer, NewEvent, Transaction
+
+log = structlog.get_logger()
 
 EVENT_TYPE = "webhook.test"
 
@@ -64,6 +67,12 @@ class EndpointTester:
 
         Raises StoreUnavailable, Stopping.
         """
+        test = self.draft(endpoint, pinned_version)
+        await self._changer.change(test)
+        return await self.send(test)
+
+    def draft(self, endpoint: Endpoint, pinned_version: str | None) -> MakeTest:
+        """The change that stores a test of *endpoint*, to be sent after it."""
         event_id, at = self._ids.next_with_time(ids.EVENT)
         data = msgspec.json.encode({"webhookId": endpoint.id, "message": "This is a test of your webhook endpoint."})
         event = AcceptedEvent(event_id, endpoint.tenant, EVENT_TYPE, at, None, data, at)
@@ -80,6 +89,13 @@ class EndpointTester:
             created_at=created_at,
             trigger=DeliveryTrigger.TEST,
         )
-        await self._changer.change(MakeTest(due, endpoint))
-        _, result = await self._attempter.attempt(due, endpoint)
+        return MakeTest(due, endpoint)
+
+    async def send(self, test: MakeTest) -> RecordTest:
+        """Sends a test that is stored; the change that records the result."""
+        try:
+            _, result = await self._attempter.attempt(test.due, test.endpoint)
+        except Exception:
+            log.exception("attempt.crashed", delivery_id=test.due.id, endpoint_id=test.endpoint.id)
+            result = self._attempter.crashed(test.due, test.endpoint)
         return RecordTest(result)

@@ -106,8 +106,8 @@ class Lane:
             self._asked.has_more_first = True
 
     def expect_unseen(self) -> None:
-        """Other nodes have committed first attempts. They come beside those that are fresh here: of events published through
-        different nodes at once, none is the first."""
+        """First attempts were committed by other nodes, or here without being handed over. They come beside those that are fresh
+        here: of events published through different nodes at once, none is the first."""
         self.has_unseen_first = True
         if self._asked is not None:
             self._asked.has_unseen_first = True

@@ -13,7 +13,7 @@ from gateway.model import AcceptedEvent, Event, Mode, Tenant
 from gateway.publishing.event_queue import Seal
 from gateway.publishing.event_types import Catalogue, is_event_type
 from gateway.publishing.writer import Writer
-from gateway.registry.organizations import MAX_ORGANIZATION_ID, is_organization_id
+from gateway.registry.organizations import MAX_ORGANIZATION_ID, RESERVED, is_organization_id, is_reserved
 from gateway.settings import Events
 
 MAX_EXTERNAL_ID = 255
@@ -47,8 +47,8 @@ class Publisher:
             faults.append(("event", f"{event.type!r} is not in the catalogue of event types"))
         if not isinstance(event.mode, Mode):
             faults.append(("mode", "must be live or sandbox"))
-        if not isinstance(event.organization_id, str) or not is_organization_id(event.organization_id):
-            faults.append(("organizationId", f"must have 1 to {MAX_ORGANIZATION_ID} printable characters, no spaces"))
+        if organization_fault := _organization_fault(event.organization_id):
+            faults.append(("organizationId", organization_fault))
         if event.external_id is not None and not _is_external_id(event.external_id):
             faults.append(("externalId", f"must have 1 to {MAX_EXTERNAL_ID} characters of Unicode, none of them NUL"))
         if event.timestamp is not None and not (isinstance(event.timestamp, int) and 0 <= event.timestamp <= MAX_TIMESTAMP):
@@ -75,6 +75,12 @@ class Publisher:
     async def publish(self, events: Sequence[AcceptedEvent], *, seal: Seal | None = None) -> Sequence[AcceptedEvent]:
         """See `Writer.publish`."""
         return await self._writer.publish(events, seal=seal)
+
+
+def _organization_fault(organization_id: object) -> str | None:
+    if not isinstance(organization_id, str) or not is_organization_id(organization_id):
+        return f"must have 1 to {MAX_ORGANIZATION_ID} printable characters, no spaces"
+    return f"must be another: {RESERVED}" if is_reserved(organization_id) else None
 
 
 def _is_external_id(text: object) -> bool:

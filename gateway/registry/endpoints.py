@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway import signing
-from gateway.clock import SECOND, Timestamp
+from gateway.clock import MINUTE, SECOND, Timestamp
 from gateway.errors import EndpointNotFound, RotationInProgress, TooManyEndpoints
 from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
 from gateway.registry import audit
@@ -52,8 +52,12 @@ def new_endpoint(
     )
 
 
-def disabled(endpoint: Endpoint, reason: DisabledReason, at: Timestamp) -> Endpoint:
-    """*endpoint* out of service; what waits for it is canceled."""
+FIRST_PAUSE = MINUTE
+"""Between the disabling of an endpoint and its first probe."""
+
+
+def disabled(endpoint: Endpoint, reason: DisabledReason, at: Timestamp, *, probe_at: Timestamp | None = None) -> Endpoint:
+    """*endpoint* out of service; what waits for it is canceled. From *probe_at* on it is probed, or with None not at all."""
     return replace(
         endpoint,
         is_active=False,
@@ -62,12 +66,23 @@ def disabled(endpoint: Endpoint, reason: DisabledReason, at: Timestamp) -> Endpo
         activation=endpoint.activation + 1,
         deactivated_at=at,
         paused_until=None,
+        probe_count=0,
+        probe_at=probe_at,
     )
 
 
 def enabled(endpoint: Endpoint) -> Endpoint:
     """*endpoint* back in service, with a clean slate."""
-    return replace(endpoint, is_active=True, disabled_at=None, disabled_reason=None, failed_in_row=0, paused_until=None)
+    return replace(
+        endpoint,
+        is_active=True,
+        disabled_at=None,
+        disabled_reason=None,
+        failed_in_row=0,
+        paused_until=None,
+        probe_count=0,
+        probe_at=None,
+    )
 
 
 def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
@@ -81,6 +96,8 @@ def deleted(endpoint: Endpoint, at: Timestamp) -> Endpoint:
         deactivated_at=at,
         paused_until=None,
         deleted_at=at,
+        probe_count=0,
+        probe_at=None,
     )
 
 
@@ -140,10 +157,17 @@ async def _revised(transaction: Transaction, endpoint: Endpoint, cause: Revision
 
 
 async def disable(
-    transaction: Transaction, endpoint: Endpoint, reason: DisabledReason, *, actor: Actor, at: Timestamp
+    transaction: Transaction,
+    endpoint: Endpoint,
+    reason: DisabledReason,
+    *,
+    actor: Actor,
+    at: Timestamp,
+    probe_at: Timestamp | None = None,
 ) -> Endpoint:
     """Takes *endpoint* out of service within *transaction*; the endpoint as it is now."""
-    return await save(transaction, endpoint, disabled(endpoint, reason, at), RevisionCause.DISABLED, actor=actor, at=at)
+    after = disabled(endpoint, reason, at, probe_at=probe_at)
+    return await save(transaction, endpoint, after, RevisionCause.DISABLED, actor=actor, at=at)
 
 
 class CreateEndpoint(msgspec.Struct, frozen=True):
@@ -208,10 +232,15 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
         if after.url != before.url:
             # Another receiver: what the last one did says nothing about it.
             after = replace(after, failed_in_row=0, paused_until=None)
+            if before.probe_at is not None:
+                after = replace(after, probe_count=0, probe_at=self.at + FIRST_PAUSE)
         if patch.is_active is True and not before.is_active:
             return enabled(after), RevisionCause.ENABLED
         if patch.is_active is False and before.is_active:
             return disabled(after, DisabledReason.USER, self.at), RevisionCause.DISABLED
+        if patch.is_active is False and before.disabled_reason is DisabledReason.FAILURES:
+            # It is off by somebody's will from now on: no probe enables it.
+            return replace(after, disabled_reason=DisabledReason.USER, probe_count=0, probe_at=None), RevisionCause.DISABLED
         return after, RevisionCause.UPDATED
 
 

@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway.clock import Timestamp
-from gateway.model import Actor, AuditAction, Organization
+from gateway.model import OPERATIONS, Actor, AuditAction, Organization
 from gateway.registry import audit
 from gateway.store.protocol import Transaction
 
@@ -13,6 +13,15 @@ MAX_ORGANIZATION_ID = 255
 def is_organization_id(text: str) -> bool:
     """Whether *text* can be an organization's id: 1 to 255 printable characters without spaces."""
     return 1 <= len(text) <= MAX_ORGANIZATION_ID and text.isprintable() and " " not in text
+
+
+def is_reserved(organization_id: str) -> bool:
+    """Whether it is the gateway's own, which nobody makes keys for, publishes to or gives endpoints."""
+    return organization_id == OPERATIONS.organization_id
+
+
+RESERVED = f"{OPERATIONS.organization_id} is the gateway's own"
+"""Why something cannot be done, for people."""
 
 
 class PinOrganization(msgspec.Struct, frozen=True):

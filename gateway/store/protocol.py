@@ -22,6 +22,7 @@ from gateway.model import (
     DeliveryState,
     DueDelivery,
     Endpoint,
+    FailureNotice,
     IdempotentAnswer,
     Lease,
     Node,
@@ -142,6 +143,9 @@ class Effects(msgspec.Struct):
 
     endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # added or saved, as they are now
     retried_endpoints: list[Endpoint] = msgspec.field(default_factory=list)  # those with a new retry by hand
+    new_work: list[Endpoint] = msgspec.field(default_factory=list)  # those with new deliveries besides the fresh ones
+    disabled: list[Endpoint] = msgspec.field(default_factory=list)  # by the gateway itself, as they are now
+    recovered: list[Endpoint] = msgspec.field(default_factory=list)  # enabled by the gateway itself
     keys: list[ApiKey] = msgspec.field(default_factory=list)  # added or revoked, as they are now
     organizations: list[Organization] = msgspec.field(default_factory=list)  # pinned
     audited: list[AuditEntry] = msgspec.field(default_factory=list)  # what somebody has done
@@ -197,6 +201,27 @@ class Transaction(Protocol):
 
     async def mark_swept(self, endpoint: Endpoint) -> None:
         """Remembers that no delivery of an activation before this one waits any more."""
+
+    async def schedule_probes(self, at: Timestamp) -> None:
+        """Has every endpoint that is disabled by failures, and is not probed yet, probed from *at* on."""
+
+    async def end_probes(self) -> None:
+        """Has no endpoint probed any more."""
+
+    # What the operator is told
+
+    async def failure_notices(self, endpoint_ids: Collection[str]) -> dict[str, FailureNotice]:
+        """What is remembered of the failures of these endpoints, by their ids. To be asked for within the transaction that has
+        read them (`endpoints_by_id`), so that nobody else changes it meanwhile."""
+
+    async def untold_failures(self, told_before: Timestamp, *, limit: int) -> Sequence[FailureNotice]:
+        """Up to *limit* of those that have something untold and were told before *told_before*, earliest first."""
+
+    async def save_failure_notices(self, notices: Sequence[FailureNotice]) -> None:
+        """Stores notices, each in place of the one before."""
+
+    async def forget_failure_notices(self, told_before: Timestamp) -> None:
+        """Deletes those that were told before *told_before* and have nothing untold."""
 
     # Events and deliveries
 
@@ -318,6 +343,9 @@ class Log(Protocol):
 
     async def ended_overlaps(self, at: Timestamp, *, limit: int) -> Sequence[Endpoint]:
         """Up to *limit* endpoints that still have a previous secret although it is not in force any more at *at*."""
+
+    async def endpoints_to_probe(self, *, limit: int) -> Sequence[Endpoint]:
+        """Endpoints of all tenants that are probed, those whose next probe is due first."""
 
     async def event(self, tenant: Tenant, event_id: str) -> AcceptedEvent | None:
         """The event with its data."""

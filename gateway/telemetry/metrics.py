@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gateway.model import DeliveryState, Result
+from gateway.model import OPERATIONS_ENDPOINT, DeliveryState, DisabledReason, Endpoint, Result
 
 Reading = Callable[[], float | None]
 """The value of a gauge now; None: there is none at the moment."""
@@ -37,6 +37,22 @@ class Metrics:
         self._fenced = prometheus_client.Counter(
             "gateway_results_fenced", "Results whose node had lost the endpoint's lease by then.", registry=registry
         )
+        self._disabled = prometheus_client.Counter(
+            "gateway_endpoints_disabled", "Endpoints that the gateway itself took out of service.", ["reason"], registry=registry
+        )
+        for reason in (DisabledReason.FAILURES, DisabledReason.GONE):
+            self._disabled.labels(reason)
+        self._recovered = prometheus_client.Counter(
+            "gateway_endpoints_recovered", "Endpoints that a probe has enabled again.", registry=registry
+        )
+        self._operations = prometheus_client.Counter(
+            "gateway_operations_attempts",
+            "Attempts to tell the operator, at operations.url, by what they led to.",
+            ["state"],
+            registry=registry,
+        )
+        for state in (DeliveryState.DELIVERED, DeliveryState.PENDING, DeliveryState.FAILED):
+            self._operations.labels(state)
 
     def gauge(self, name: str, meaning: str, reading: Reading) -> None:
         """Adds a gauge that is read each time."""
@@ -54,6 +70,15 @@ class Metrics:
         for state, count in states.items():
             self._attempts.labels(state).inc(count)
         self._fenced.inc(len(fenced))
+        for result in results:
+            if result.due.endpoint_id == OPERATIONS_ENDPOINT:
+                self._operations.labels(result.verdict.state).inc()
+
+    def endpoints_changed(self, disabled: Sequence[Endpoint], recovered: Sequence[Endpoint]) -> None:
+        """Counts endpoints that the gateway itself has disabled and enabled."""
+        for endpoint in disabled:
+            self._disabled.labels(endpoint.disabled_reason).inc()
+        self._recovered.inc(len(recovered))
 
     def render(self) -> bytes:
         """All of it, in Prometheus's text format."""

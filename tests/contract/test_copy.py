@@ -19,6 +19,7 @@ from gateway.model import (
     AuditAction,
     AuditEntry,
     DeliveryTrigger,
+    FailureNotice,
     IdempotentAnswer,
     Mode,
     Organization,
@@ -100,6 +101,7 @@ async def _add_the_rest(store: Store, owner: Tenant, revision: Revision, version
             action = AuditAction.WEBHOOK_UPDATED
             await transaction.add_audit_entry(AuditEntry(entry_id, of, START, actor, action, revision.endpoint_id, changes))
         await transaction.save_answer(replace(ANSWER, key_hash=version.encode().ljust(32, b"\0")))
+        await transaction.save_failure_notices([FailureNotice(f"wh_{version}", START, 2, "whdl_1")])
 
 
 def revision_of(subject: Any) -> Revision:

@@ -211,6 +211,9 @@ class Database(Protocol):
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What the store holds, read beside whoever works on it."""
 
+    def change(self, sql: str) -> None:
+        """Runs a statement that writes, while nobody works on the store."""
+
 
 class SqliteFile:
     """That of the embedded store."""
@@ -223,6 +226,10 @@ class SqliteFile:
         with contextlib.closing(sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)) as connection:
             return connection.execute(sql).fetchall()
 
+    def change(self, sql: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.execute(sql)
+
 
 class PostgresDatabase:
     """One of the tests' own PostgreSQL."""
@@ -234,6 +241,9 @@ class PostgresDatabase:
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         lines = self._server.run_sql(self.url, f"SELECT row_to_json(found) FROM ({sql}) AS found").splitlines()
         return [tuple(json.loads(line).values()) for line in lines]
+
+    def change(self, sql: str) -> None:
+        self._server.run_sql(self.url, sql)
 
 
 class Installation:

@@ -241,6 +241,11 @@ def test_a_socket_path_that_no_system_takes_is_a_fault(store):
         ({"http.max_body_bytes": 1024}, Weight.NOTE, "http.max_body_bytes"),
         ({"intake.max_queue_bytes": 300_000}, Weight.FAULT, "intake.max_queue_bytes"),
         ({"egress.allow": "0.0.0.0/0"}, Weight.NOTE, "egress.allow"),
+        (
+            {"operations.url": "http://127.1/told", "operations.secret": "whsec_" + "A" * 44},
+            Weight.FAULT,
+            "operations.url leads to 127.0.0.1, a private or reserved address",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_told_of(overrides, weight, words):

@@ -123,6 +123,45 @@ def test_a_wrong_setting_is_named_with_what_it_must_be(overrides, sentence):
     assert str(refused.value).startswith(sentence)
 
 
+OPERATIONS = {"operations.url": "https://operator.example/told", "operations.secret": "whsec_" + "A" * 44}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"operations.secret": ""}, "operations.secret: must be set with operations.url"),
+        ({"operations.secret": "hunter2"}, "operations.secret: must be `whsec_` and base64"),
+        ({"operations.secret": "whsec_hunter2!"}, "operations.secret: must be `whsec_` and base64"),
+        ({"operations.secret": "whsec_hunter2x"}, "operations.secret: must be `whsec_` and base64 of 24 bytes or more"),
+        ({"operations.url": "hunter2"}, "operations.url: must start with http:// or https://"),
+        ({"operations.url": "https://u:hunter2@operator.example/"}, "operations.url: must name a host, and have no user name"),
+        ({"operations.url": "https:///hunter2"}, "operations.url: must name a host"),
+        ({"operations.url": "https://[hunter2/"}, "operations.url: must name a host"),
+        ({"operations.url": "https://operator.example/hunter2#x"}, "operations.url: must name a host"),
+        ({"operations.url": "https://operator.example/hun ter2"}, "operations.url: must name a host"),
+        (
+            {"operations.url": "http://operator.example/hunter2", "egress.require_https": True},
+            "operations.url: must start with https://, since egress.require_https is set",
+        ),
+        ({"egress.allowed_ports": [8443]}, "operations.url: its port, 443, is not among egress.allowed_ports"),
+    ],
+)
+def test_where_the_operator_is_told_has_to_be_a_place_to_send_to(overrides, sentence):
+    """The sentence names the setting, and shows nothing of its value."""
+    with pytest.raises(SettingsError) as refused:
+        settings.load(environment={}, overrides={**OPERATIONS, **overrides})
+    assert str(refused.value).startswith(sentence)
+    assert "hunter" not in str(refused.value)
+
+
+def test_where_the_operator_is_told_may_be_any_url_and_nowhere():
+    """With a secret, in any case of the scheme, on any port that is allowed; a secret alone does no harm."""
+    for url in (OPERATIONS["operations.url"], "HTTP://10.0.0.1:8443/told?a=b", ""):
+        loaded = settings.load(environment={}, overrides={**OPERATIONS, "operations.url": url})
+        assert loaded.operations.url == url
+        assert loaded.operations.secret not in repr(loaded)
+
+
 def test_a_store_url_of_another_kind_is_refused_without_being_shown():
     """It may hold a password."""
     for name, url in (("store.url", "mysql://gateway:hunter2@db/gateway"), ("store.migrate_url", "sqlite:///hunter2")):

@@ -133,7 +133,9 @@ HISTORY: Sequence[Table] = (
         ("id",),
         ("",),
     ),
-    Table("failure_notices", ("endpoint_id", "told_at", "untold"), ("endpoint_id",), ("endpoint_id",), ("",)),
+    Table(
+        "failure_notices", ("endpoint_id", "told_at", "untold", "delivery_id"), ("endpoint_id",), ("endpoint_id",), ("",)
+    ),
     Table(
         "idempotent_requests",
         ("key_hash", "request_hash", "process_id", "expires_at", "answer"),

@@ -128,6 +128,9 @@ class PostgresLog:
         page = self._filtered_page if walks.is_filtered(only) else self._page
         return await page(name, parameters, limit, columns.audit_entry, lambda entry: entry.id)
 
+    async def endpoints_to_probe(self, *, limit: int) -> Sequence[Endpoint]:
+        return [self._endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
+
     # Single things
 
     async def endpoint(self, tenant: Tenant, endpoint_id: str) -> Endpoint | None:

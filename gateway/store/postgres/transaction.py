@@ -20,6 +20,7 @@ from gateway.model import (
     DeliveryTrigger,
     DueDelivery,
     Endpoint,
+    FailureNotice,
     IdempotentAnswer,
     Organization,
     Reason,
@@ -253,6 +254,34 @@ class PostgresTransaction:
 
     async def mark_swept(self, endpoint: Endpoint) -> None:
         await self._write("mark_swept", {"id": endpoint.id, "activation": endpoint.activation}, to={"endpoints"})
+
+    async def schedule_probes(self, at: Timestamp) -> None:
+        await self._write("schedule_probes", {"at": at}, to={"endpoints"})
+
+    async def end_probes(self) -> None:
+        await self._write("end_probes", {}, to={"endpoints"})
+
+    # What the operator is told
+
+    async def failure_notices(self, endpoint_ids: Collection[str]) -> dict[str, FailureNotice]:
+        found = await self._read("failure_notices", {"ids": list(endpoint_ids)}, of=())
+        return {row[0]: FailureNotice(*row) for row in found}
+
+    async def untold_failures(self, told_before: Timestamp, *, limit: int) -> Sequence[FailureNotice]:
+        found = await self._read("untold_failures", {"told_before": told_before, "limit": limit}, of=())
+        return [FailureNotice(*row) for row in found]
+
+    async def save_failure_notices(self, notices: Sequence[FailureNotice]) -> None:
+        parameters = {
+            "ids": [notice.endpoint_id for notice in notices],
+            "told_at": [notice.told_at for notice in notices],
+            "untold": [notice.untold for notice in notices],
+            "delivery_ids": [notice.delivery_id for notice in notices],
+        }
+        await self._write("save_failure_notices", parameters, to=())
+
+    async def forget_failure_notices(self, told_before: Timestamp) -> None:
+        await self._write("forget_failure_notices", {"told_before": told_before}, to=())
 
     # Events and deliveries
 

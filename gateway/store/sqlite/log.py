@@ -113,6 +113,9 @@ class SqliteLog:
         parameters = {**columns.tenant_parameters(tenant), "below": below or walks.ABOVE_ALL}
         return await self._page("endpoints", parameters, limit, self._endpoint, lambda endpoint: endpoint.id)
 
+    async def endpoints_to_probe(self, *, limit: int) -> Sequence[Endpoint]:
+        return [self._endpoint(row) for row in await self._rows("endpoints_to_probe", {"limit": limit})]
+
     async def events(self, tenant: Tenant, only: EventFilter, *, below: str | None, limit: int) -> Page[AcceptedEvent]:
         parameters = {
             **columns.tenant_parameters(tenant),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from gateway import ids
 from gateway.clock import Timestamp
@@ -19,6 +19,7 @@ from gateway.model import (
     DeliveryState,
     DueDelivery,
     Endpoint,
+    FailureNotice,
     IdempotentAnswer,
     Organization,
     Reason,
@@ -174,6 +175,28 @@ class SqliteTransaction:
 
     async def mark_swept(self, endpoint: Endpoint) -> None:
         self._write("mark_swept", {"id": endpoint.id, "activation": endpoint.activation})
+
+    async def schedule_probes(self, at: Timestamp) -> None:
+        self._write("schedule_probes", {"at": at})
+
+    async def end_probes(self) -> None:
+        self._write("end_probes", {})
+
+    # What the operator is told
+
+    async def failure_notices(self, endpoint_ids: Collection[str]) -> dict[str, FailureNotice]:
+        found = await self._rows("failure_notices", {"ids": _encode(list(endpoint_ids)).decode()})
+        return {row[0]: FailureNotice(*row) for row in found}
+
+    async def untold_failures(self, told_before: Timestamp, *, limit: int) -> Sequence[FailureNotice]:
+        found = await self._rows("untold_failures", {"told_before": told_before, "limit": limit})
+        return [FailureNotice(*row) for row in found]
+
+    async def save_failure_notices(self, notices: Sequence[FailureNotice]) -> None:
+        self._write_rows("save_failure_notices", [astuple(notice) for notice in notices])
+
+    async def forget_failure_notices(self, told_before: Timestamp) -> None:
+        self._write("forget_failure_notices", {"told_before": told_before})
 
     # Events and deliveries
 

@@ -25,6 +25,7 @@ async def test_a_new_webhook_shows_its_secret_once(api: Api):
         "isActive": True,
         "disabledAt": None,
         "disabledReason": None,
+        "nextProbeAt": None,
         "apiVersion": None,
         "headers": {},
         "createdAt": "2026-03-25T14:30:00.000Z",

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from gateway import ids
-from gateway.clock import MINUTE
+from gateway.clock import MINUTE, Timestamp
 from gateway.delivery.attempt import Attempter
 from gateway.delivery.dispatcher import Dispatcher
 from gateway.delivery.endpoint_test import EndpointTester
 from gateway.delivery.health import HealthRecorder
 from gateway.delivery.maintenance import InterruptTests
 from gateway.delivery.manual_retry import QueueRetry
+from gateway.delivery.operator_events import OperatorEvents
 from gateway.delivery.retry import RetrySchedule
 from gateway.errors import StoreUnavailable
 from gateway.ids import IdMaker
@@ -26,8 +27,9 @@ from gateway.publishing.event_queue import EventQueue
 from gateway.publishing.fan_out import FanOut
 from gateway.publishing.writer import Writer
 from gateway.registry.endpoints import CreateEndpoint, DeleteEndpoint, EndpointPatch, UpdateEndpoint, new_endpoint
+from gateway.registry.operations import SetOperationsEndpoint
 from gateway.settings import Delivery as DeliverySettings
-from gateway.settings import Intake
+from gateway.settings import Intake, Operations
 from gateway.store.protocol import Claim, Claimed, DeliveryFilter, LaneWork, Transaction
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import ACTOR, API_VERSION, PATIENCE_SECONDS, Dice, FakeClock, ScriptedSender, event, tenant
@@ -97,6 +99,28 @@ class Nothing:
         pass
 
 
+class WatchedClock(FakeClock):
+    """The node's clock, which tells whether who waits by it rests."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.is_resting = False
+
+    def now(self) -> Timestamp:
+        return self._clock.now()
+
+    def steady(self) -> Timestamp:
+        return self._clock.steady()
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
+        self.is_resting = True
+        await self._clock.wait(event, until)
+        self.is_resting = False
+
+
 class _WatchedClaims:
     """The dispatcher's claims, and whether the store is being asked."""
 
@@ -123,7 +147,14 @@ class Node:
     """A gateway without HTTP."""
 
     def __init__(
-        self, store: SqliteStore, *, clock: FakeClock, sender: ScriptedSender, intake: Intake, settings: DeliverySettings
+        self,
+        store: SqliteStore,
+        *,
+        clock: FakeClock,
+        sender: ScriptedSender,
+        intake: Intake,
+        settings: DeliverySettings,
+        operations: Operations | None = None,
     ) -> None:
         self.store = store
         self.scripted = ScriptedStore(store)
@@ -132,10 +163,17 @@ class Node:
         self.settings = settings
         self.ids = IdMaker(clock)
         self.queue = EventQueue(intake)
+        self.operations = operations or Operations()
+        self.operator = OperatorEvents(ids=self.ids, current_version=API_VERSION) if self.operations.url else None
         self.writer = Writer(
             store=self.scripted,
             queue=self.queue,
-            recorder=HealthRecorder(clock=clock, disable_after_failed_events=settings.disable_after_failed_events),
+            recorder=HealthRecorder(
+                clock=clock,
+                disable_after_failed_events=settings.disable_after_failed_events,
+                operator=self.operator,
+                probes=settings.recovery == "probe",
+            ),
             fan_out=FanOut(ids=self.ids, current_version=API_VERSION),
         )
         self.attempter = Attempter(
@@ -253,6 +291,7 @@ async def run_node(
     clock: FakeClock | None = None,
     sender: ScriptedSender | None = None,
     intake: Intake | None = None,
+    operations: Operations | None = None,
     **settings: Any,
 ) -> AsyncIterator[Node]:
     """A node that runs. *settings* are those of section `delivery`. Leaving stops it as a deadline of zero does."""
@@ -262,6 +301,7 @@ async def run_node(
         sender=sender or ScriptedSender(),
         intake=intake or Intake(),
         settings=DeliverySettings(**settings),
+        operations=operations,
     )
     async with asyncio.TaskGroup() as tasks:
         writing = tasks.create_task(node.writer.run())
@@ -270,6 +310,7 @@ async def run_node(
         node.dispatcher.hold(dict.fromkeys(range(BUCKETS), 0), await store.lane_work(range(BUCKETS)))
         node.writer.listen(node.dispatcher.committed)
         node.writer.serve_claims(node.claims)
+        await node.writer.change(SetOperationsEndpoint(node.operations, node.clock.now()))
         delivering = tasks.create_task(node.dispatcher.run())
         try:
             yield node

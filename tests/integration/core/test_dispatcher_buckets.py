@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from gateway.clock import SECOND
 from gateway.model import BUCKETS, DeliveryState, Endpoint, Result, bucket_of
-from gateway.store.protocol import Effects
+from gateway.store.protocol import Effects, NewEvent
 from gateway.store.sqlite import SqliteStore
 from tests.fakes import ScriptedSender, due, event, hold, ok, status
 from tests.integration.core.conftest import URL, Node, run_node
@@ -49,6 +49,20 @@ async def test_what_belongs_to_others_is_not_started(node: Node):
     await node.quiet()
     assert [request.url for request in node.sender.requests].count(OTHER) == 3
     assert await node.states() == {DeliveryState.DELIVERED: 6}
+
+
+async def test_deliveries_that_a_change_has_made_are_started(node: Node):
+    """What a transaction stores beside the events that it matches is sent at once where it belongs, and elsewhere left alone."""
+    mine = await node.create()
+    theirs = await in_another_bucket(node, mine)
+    node.dispatcher.lose([bucket_of(theirs.id)])
+    made = [due(each, event()) for each in (mine, theirs)]
+    async with node.store.transaction() as transaction:
+        await transaction.add_events([NewEvent(each.event, 0) for each in made])
+        await transaction.add_deliveries([(each.event.tenant, each) for each in made])
+    node.dispatcher.committed([], [], Effects(new_work=[mine, theirs]))
+    await node.quiet()
+    assert [request.event_id for request in node.sender.requests] == [made[0].event.id]
 
 
 async def test_news_of_work_starts_it(node: Node):

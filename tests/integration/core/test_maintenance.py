@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 
 from gateway.api.auth import Authenticator
-from gateway.clock import DAY, HOUR, MINUTE, Timestamp
+from gateway.clock import DAY, HOUR, MINUTE
 from gateway.delivery.maintenance import (
     BEHIND_AFTER,
     HASTY_PRUNE_STEP,
@@ -24,35 +24,13 @@ from gateway.model import AuditEntry, DeliveryState, Reason
 from gateway.registry.keys import AddKey, make_key
 from gateway.store.protocol import AuditFilter, Change
 from gateway.store.sqlite import SqliteStore
-from tests.fakes import ACTOR, PATIENCE_SECONDS, START, FakeClock, hold, status, tenant
-from tests.integration.core.conftest import URL, Node, Nothing, run_node
+from tests.fakes import ACTOR, PATIENCE_SECONDS, START, hold, status, tenant
+from tests.integration.core.conftest import URL, Node, Nothing, WatchedClock, run_node
 
 PENDING, DELIVERED, FAILED, CANCELED = DeliveryState
 STEP_MS = 10
 
 T = TypeVar("T")
-
-
-class WatchedClock(FakeClock):
-    """The node's clock, which tells whether maintenance rests."""
-
-    def __init__(self, clock: FakeClock) -> None:
-        self._clock = clock
-        self.is_resting = False
-
-    def now(self) -> Timestamp:
-        return self._clock.now()
-
-    def steady(self) -> Timestamp:
-        return self._clock.steady()
-
-    def monotonic(self) -> float:
-        return self._clock.monotonic()
-
-    async def wait(self, event: asyncio.Event, until: Timestamp | None) -> None:
-        self.is_resting = True
-        await self._clock.wait(event, until)
-        self.is_resting = False
 
 
 class SlowPruning:

@@ -24,10 +24,11 @@ CREATE TABLE audit_log (
 );
 CREATE INDEX audit_log_by_tenant ON audit_log (organization_id, mode, id);
 
--- Of each endpoint of which deliveries have failed for good: when that was last told to the operator, and how many since.
+-- Of each endpoint of which deliveries have failed for good: when that was last told to the operator, how many since, and the last of them.
 CREATE TABLE failure_notices (
   endpoint_id text COLLATE "C" PRIMARY KEY,
   told_at bigint NOT NULL,
-  untold bigint NOT NULL
+  untold bigint NOT NULL,
+  delivery_id text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 70);
 CREATE INDEX failure_notices_untold ON failure_notices (told_at) WHERE untold > 0;

@@ -23,10 +23,11 @@ CREATE TABLE audit_log (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX audit_log_by_tenant ON audit_log (organization_id, mode, id);
 
--- Of each endpoint of which deliveries have failed for good: when that was last told to the operator, and how many since.
+-- Of each endpoint of which deliveries have failed for good: when that was last told to the operator, how many since, and the last of them.
 CREATE TABLE failure_notices (
   endpoint_id TEXT PRIMARY KEY,
   told_at INTEGER NOT NULL,
-  untold INTEGER NOT NULL
+  untold INTEGER NOT NULL,
+  delivery_id TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX failure_notices_untold ON failure_notices (told_at) WHERE untold > 0;

@@ -43,7 +43,7 @@ FROM api_keys WHERE TRUE;
 SELECT id, id, organization_id, mode, at, actor, address, action, target_id, changes FROM audit_log WHERE TRUE;
 
 -- name: failure_notices
-SELECT endpoint_id, endpoint_id, told_at, untold FROM failure_notices WHERE TRUE;
+SELECT endpoint_id, endpoint_id, told_at, untold, delivery_id FROM failure_notices WHERE TRUE;
 
 -- name: idempotent_requests
 -- All of them have been answered: whoever was at one is gone.
