@@ -75,7 +75,7 @@ class Pipeline:
                 dialect = request[DIALECT] = self._dialects.pick(None, tenant.organization_id)
             id_ = request.match_info.get("id", "")
             address = functools.partial(self._addresses.of, request)
-            call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address)
+            call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address, operation)
             answer = await operation.handler(call)
             is_answered = True
         finally:
