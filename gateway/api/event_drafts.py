@@ -53,6 +53,12 @@ class NewEvent(EventTexts, kw_only=True, rename="camel"):
     ]
 
 
+OneEvent = Annotated[
+    NewEvent,
+    Meta(extra_json_schema={"properties": {"events": {"type": "null", "description": "with them the body is a batch"}}}),
+]
+
+
 class EventBatch(msgspec.Struct, kw_only=True):
     """Events to publish at once. A service key has to name `organizationId` in each."""
 

@@ -11,7 +11,7 @@ from gateway.api import problems
 from gateway.api.cursors import Cursors, scope
 from gateway.api.deliveries import DeliveryView, delivery_view
 from gateway.api.dialects import Answer
-from gateway.api.event_drafts import Draft, EventBatch, NewEvent, accept, read_draft, read_drafts
+from gateway.api.event_drafts import Draft, EventBatch, OneEvent, accept, read_draft, read_drafts
 from gateway.api.operations import Call, Operation, TenantIn, one, page
 from gateway.api.parameters import EVENT, SINCE, UNTIL, Parameter, Text, is_id
 from gateway.api.parts import ApiParts
@@ -90,7 +90,7 @@ class Events:
                 summary="Publish an event, or up to 1,000 at once",
                 description="Answered once it is synced to disk, with a delivery for each webhook that wants it. Of a batch the "
                 "good events are accepted whatever the others are; one of which none is good is a 400.",
-                body=(NewEvent, EventBatch),
+                body=(OneEvent, EventBatch),
                 answers=(
                     one(EventView, 202),
                     page((EventView, FailedItemView), 202, means="of a batch, each event or its error, in place"),

@@ -112,6 +112,7 @@ class Body(Generic[S]):
         elif field.is_required and (value is None or value is UNSET):
             self.refuse(field.name, "is required")
         elif value is not UNSET:
+            value = field.whole(value)
             faults = [(field.name + place, message) for place, message in (check or field.faults)(value)]
             self._faults += faults
             if not faults:
@@ -136,6 +137,11 @@ class _Field(msgspec.Struct, frozen=True):
     type: Any
     is_required: bool
     takes_null: bool
+
+    def whole(self, value: Any) -> Any:
+        """*value*; as the whole number that it is where one is asked for: in JSON `3.0` and `3` are the same."""
+        base = get_args(self.type)[0] if get_origin(self.type) is Annotated else self.type
+        return int(value) if base is int and isinstance(value, float) and value.is_integer() else value
 
     def faults(self, value: object) -> list[Fault]:
         """What is wrong with *value*. msgspec decides; the words are ours."""

@@ -35,6 +35,7 @@ def test_a_good_body_is_the_struct():
     body = read({"mustBe": "x", "mayBe": None, "clears": None, "changes": False, "unknown": [1]})
     assert body.whole() == Sample(must_be="x", may_be=None, changes=False, clears=None)
     assert read({"mustBe": "x"}).whole() == Sample(must_be="x")
+    assert read({"mustBe": "x", "clears": 3.0}).whole() == Sample(must_be="x", clears=3)
     assert read({"mustBe": "x", "many": ["a"], "byName": {"a": "b"}}).whole() == Sample(
         must_be="x", many=["a"], by_name={"a": "b"}
     )
