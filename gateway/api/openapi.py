@@ -20,7 +20,7 @@ from gateway.api.pages import Page, PageAnswer
 from gateway.api.parameters import CURSOR, ID_PATTERN, LIMIT, Parameter
 from gateway.api.schemas import Schema, Schemas, each_of, one_of, reference
 from gateway.api.vocabulary import ModeName, OrganizationId
-from gateway.settings import Settings
+from gateway.settings import KIB, Settings
 from gateway.version import VERSION
 
 _ABOUT = f"""Every operation is served under `/` and under `/api/v1`; what has a server of its own is at the root only.
@@ -166,6 +166,7 @@ def _operation(operation: Operation, schemas: Schemas) -> Schema:
     }
     if operation.body is not None:
         described["requestBody"] = {
+            "description": f"At most {_size(operation.max_body_bytes)}.",
             "required": operation.needs_body,
             "content": {"application/json": {"schema": one_of(schemas.of(kind) for kind in each_of(operation.body))}},
         }
@@ -174,6 +175,10 @@ def _operation(operation: Operation, schemas: Schemas) -> Schema:
         **{str(status): _ref_error(status) for status in _refusals(operation)},
     }
     return described
+
+
+def _size(count: int) -> str:
+    return f"{count // KIB:,} KiB" if count % KIB == 0 else f"{count:,} bytes"
 
 
 def _who(operation: Operation) -> str:
