@@ -27,12 +27,13 @@ MAX_DAYS = 3_650
 
 _NAMES = {"propertyNames": {"$ref": "#/components/schemas/Resource"}}
 Permissions = Annotated[dict[Resource, list[Verb]], Meta(extra_json_schema=_NAMES)]
+_PER_RESOURCE = {resource: {"type": "array", "items": {"enum": verbs}, "minItems": 1} for resource, verbs in VERBS.items()}
 GivenPermissions = Annotated[
-    dict[Resource, Annotated[list[Verb], Meta(extra_json_schema={"minItems": 1})]],
+    dict[Resource, list[Verb]],
     Meta(
         description="what the key may do; absent or null: everything",
         examples=[{"webhook": ["read", "write"]}],
-        extra_json_schema={"minProperties": 1, **_NAMES},
+        extra_json_schema={"minProperties": 1, "properties": _PER_RESOURCE, **_NAMES},
     ),
 ]
 
