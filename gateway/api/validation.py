@@ -44,8 +44,8 @@ Headers = Annotated[
         Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_VALUE, "pattern": "^[!-~]([\\t -~]*[!-~])?$"})],
     ],
     Meta(
-        description=f"that go with each delivery, such as `Authorization`; none that the gateway sets itself, or nobody may. Upper and "
-        f"lower case make no difference. On an update `{HIDDEN}` keeps the value that is there",
+        description=f"that go with each delivery, such as `Authorization`; none that the gateway sets itself, or nobody may. Upper "
+        f"and lower case make no difference. On an update `{HIDDEN}` keeps the value that is there",
         examples=[{"X-Team": "billing"}],
         extra_json_schema={
             "maxProperties": MAX_HEADERS,

@@ -60,8 +60,12 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     overlap_seconds: (
         Annotated[
-            Annotated[int, Meta(ge=0, le=MAX_OVERLAP_SECONDS)],
-            Meta(description=f"for how long the old secret stays in force; {OVERLAP_SECONDS:,}, when absent"),
+            int,
+            Meta(
+                ge=0,
+                le=MAX_OVERLAP_SECONDS,
+                description=f"how long the old secret stays in force; {OVERLAP_SECONDS:,}, when absent",
+            ),
         ]
         | UnsetType
     ) = UNSET
@@ -223,9 +227,7 @@ class Webhooks:
                 summary="Give a webhook endpoint a new secret, or end the time in which the old one is in force, too",
                 body=_ROTATION,
                 needs_body=False,
-                answers=(
-                    one(WebhookView, means="with the new `secretKey`, which is shown this once, unless it was to `finish`"),
-                ),
+                answers=(one(WebhookView, means="with the new `secretKey`, shown this once, unless it was to `finish`"),),
             ),
             Operation(
                 name="test_webhook",

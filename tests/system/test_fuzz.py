@@ -23,7 +23,7 @@ hooks = "HOOKS"
 fail-on = true
 
 [[operations]]
-include-path = "/backups"
+include-path = ["/backups", "/secrets/reencrypt"]
 warnings = false
 
 [[operations]]
@@ -44,6 +44,7 @@ async def made(client: Client, receiver: Receiver) -> dict[tuple[str, str], str]
         ("put", "/webhooks/{id}"): kept["id"],
         ("patch", "/webhooks/{id}"): kept["id"],
         ("post", "/webhooks/{id}/test"): kept["id"],
+        ("post", "/webhooks/{id}/rotate-secret"): kept["id"],
         ("delete", "/webhooks/{id}"): gone["id"],
         ("get", "/events/{id}"): event["id"],
         ("get", "/deliveries/{id}"): delivery["id"],
