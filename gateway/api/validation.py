@@ -44,7 +44,7 @@ Headers = Annotated[
         Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_VALUE, "pattern": "^[!-~]([\\t -~]*[!-~])?$"})],
     ],
     Meta(
-        description=f"that go with each delivery, such as `Authorization`; none that the gateway sets itself, or nobody may. Upper "
+        description=f"sent with each delivery, such as `Authorization`; none that the gateway sets itself, or nobody may. Upper "
         f"and lower case make no difference. On an update `{HIDDEN}` keeps the value that is there",
         examples=[{"X-Team": "billing"}],
         extra_json_schema={

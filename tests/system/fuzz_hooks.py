@@ -28,4 +28,5 @@ def filter_case(_context: HookContext, case: Case[Any]) -> bool:
     if case.meta.generation.mode is GenerationMode.NEGATIVE:
         events = case.body.get("events")
         return not (isinstance(events, list) and len(events) > 1)
-    return not any(HeaderRules("X-Commet").faults(case.body.get("headers") or {}))
+    headers = case.body.get("headers")
+    return not (isinstance(headers, dict) and any(HeaderRules("X-Commet").faults(headers)))

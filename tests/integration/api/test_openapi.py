@@ -147,9 +147,9 @@ async def test_it_keeps_the_contract(document: Json):
     assert set(schema_of(document, "Test")["required"]) == {"success", "deliveryId", "deliveredAt", "object", "livemode"}
     new, changes = schema_of(document, "NewWebhook"), schema_of(document, "WebhookChanges")
     assert set(new["required"]) == {"url", "events"}
-    assert new["properties"].keys() == {"url", "events", "description", "apiVersion"}
+    assert new["properties"].keys() == {"url", "events", "description", "apiVersion", "headers"}
     assert changes.get("required", []) == []
-    assert changes["properties"].keys() == {"url", "events", "description", "apiVersion", "isActive"}
+    assert changes["properties"].keys() == {"url", "events", "description", "apiVersion", "headers", "isActive"}
     assert list(every(new["properties"]["description"], "maxLength")) == [500]
     operations = described(document)
     assert shapes(document, operations["post", "/webhooks"], 201) == {"Webhook", "EnvelopedWebhook"}
