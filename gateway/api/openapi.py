@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.api import problems
+from gateway.api.boundary import respond_with
 from gateway.api.dialects import PLAIN_SINCE, EnvelopedError, PlainError
 from gateway.api.idempotency import MAX_KEY
 from gateway.api.operations import PREFIXES, Operation, Shown, TenantIn
@@ -77,6 +78,7 @@ _HEADERS: Mapping[str, Schema] = {
     "ETag": {"description": "Names this version of the document.", "required": True, "schema": {"type": "string"}},
 }
 _LIMITED = ("x-request-id", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
+_UNREAD = (400, 414, 431)  # what is refused before it is known what it asks for
 _OF_STATUS = {405: ("x-request-id", "Allow"), 429: (*_LIMITED, "Retry-After"), 503: (*_LIMITED, "Retry-After")}
 
 
@@ -107,11 +109,14 @@ class OpenApiPage:
         self._etag = f'"{hashlib.sha256(self._document).hexdigest()[:32]}"'
 
     async def show(self, request: web.Request) -> web.Response:
-        headers = {"ETag": self._etag, "Cache-Control": "no-cache"}
         known = request.headers.get("If-None-Match", "")
-        if known == "*" or self._etag in (each.strip().removeprefix("W/") for each in known.split(",")):
-            return web.Response(status=304, headers=headers)
-        return web.Response(body=self._document, headers={**headers, "Content-Type": "application/json"})
+        is_known = known == "*" or self._etag in (each.strip().removeprefix("W/") for each in known.split(","))
+        response = respond_with(b"" if is_known else self._document, "application/json")
+        response.headers["ETag"] = self._etag
+        response.headers["Cache-Control"] = "no-cache"  # it may be kept, and is asked for anew
+        if is_known:
+            response.set_status(304)
+        return response
 
 
 def describe(operations: Sequence[Operation], pages: Sequence[Page], settings: Settings) -> Schema:
@@ -233,16 +238,16 @@ def _meaning(shown: Shown, schemas: Schemas) -> str:
 
 def _refusals(operation: Operation) -> list[int]:
     """The statuses that refuse or fail the operation. A 405 is no answer of an operation, but of a path that lacks it."""
-    statuses = {400, 401, 403, 429, 500, 503}
+    statuses = {*_UNREAD, 400, 401, 403, 429, 500, 503}
     if "{id}" in operation.path:
         statuses.add(404)
     if operation.takes_body:
-        statuses |= {409, 413, 415}
+        statuses |= {408, 409, 413, 415}
     return sorted(statuses)
 
 
 def _page(page: Page, schemas: Schemas) -> Schema:
-    refusals = [401, 403, 500, 503] if page.takes_service_key else [500]
+    refusals = sorted({*_UNREAD, 401, 403, 429, 500, 503} if page.takes_service_key else {*_UNREAD, 500})
     return {
         "operationId": page.name,
         "tags": ["gateway"],

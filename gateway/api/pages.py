@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from gateway.api.boundary import method_not_allowed
+from gateway.api.boundary import expect_nothing, method_not_allowed
 
 
 class PageAnswer(msgspec.Struct, frozen=True):
@@ -31,7 +31,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     def register(self, application: web.Application) -> None:
         """Adds the route."""
-        application.router.add_route("*", self.path, self._show)
+        application.router.add_route("*", self.path, self._show, expect_handler=expect_nothing)
 
     async def _show(self, request: web.Request) -> web.Response:
         if request.method not in {"GET", "HEAD"}:
