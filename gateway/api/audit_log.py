@@ -1,16 +1,19 @@
 """The operation on the audit log: it is read, and nothing else."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.operations import Call, Operation, TenantIn, page
+from gateway.api.parameters import SINCE, UNTIL, Id, Parameter, Text
 from gateway.api.parts import ApiParts
+from gateway.api.vocabulary import OrganizationId, Time
 from gateway.clock import isoformat
-from gateway.model import AuditAction, AuditEntry
+from gateway.model import AuditAction, AuditEntry, Mode
 from gateway.store.protocol import AuditFilter
 
 
@@ -18,16 +21,16 @@ class AuditEntryView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What somebody has done, as the API shows it."""
 
     id: str
-    object: str = "audit_entry"
-    action: str
+    object: Literal["audit_entry"] = "audit_entry"
+    action: Annotated[str, Meta(extra_json_schema={"enum": list(AuditAction)})]
     target_id: str
-    actor: str  # a key's id, "operator", "process" or "gateway"
-    address: str | None  # of the client; null: the gateway's own machine
-    changes: Mapping[str, Any]  # by field
-    organization_id: str | None  # null: it concerns no one organization and mode
-    mode: str | None
+    actor: Annotated[str, Meta(description="a key's id, `operator`, `process` or `gateway`")]
+    address: Annotated[str | None, Meta(description="the client's; null: the gateway's own machine")]
+    changes: Annotated[Mapping[str, Any], Meta(description="by field; never a secret")]
+    organization_id: Annotated[OrganizationId | None, Meta(description="null: it concerns no one organization and mode")]
+    mode: Mode | None
     livemode: bool | None
-    created_at: str
+    created_at: Time
 
 
 def audit_entry_view(entry: AuditEntry) -> AuditEntryView:
@@ -64,6 +67,14 @@ class AuditLog:
                 permission="audit:read",
                 handler=self.page,
                 summary="List who changed what",
+                query=(
+                    Parameter("actor", Id, "only what this key, `operator`, `process` or `gateway` did"),
+                    Parameter("action", AuditAction, "only this"),
+                    Parameter("targetId", Text, "only what was done to this"),
+                    SINCE,
+                    UNTIL,
+                ),
+                answers=(page(AuditEntryView),),
                 tenant_in=TenantIn.QUERY_OR_ALL,
             )
         ]

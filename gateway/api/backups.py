@@ -1,13 +1,15 @@
 """The operation on backups: for operators at the machine, since it writes a file there."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
 import structlog
-from msgspec import UnsetType
+from msgspec import Meta
 
 from gateway.api.dialects import Answer
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.json_body import NO_NUL
+from gateway.api.operations import Call, Operation, TenantIn, one
 from gateway.api.parts import ApiParts
 from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
 from gateway.errors import BackupRefused, StoreUnavailable
@@ -20,13 +22,27 @@ MAX_PATH = 4_095
 """Bytes that a path may have: PATH_MAX, limits.h, without the NUL at its end."""
 
 
+class NewBackup(msgspec.Struct, frozen=True):
+    """A backup to make."""
+
+    path: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=MAX_PATH,
+            pattern=NO_NUL,
+            description="an absolute path, of a file that is not there yet, on the gateway's machine",
+        ),
+    ]
+
+
 class BackupView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A backup as the API shows it."""
 
-    object: str = "backup"
+    object: Literal["backup"] = "backup"
     path: str
     bytes: int
-    seconds: float  # that it took
+    seconds: Annotated[float, Meta(description="that it took")]
 
 
 class Backups:
@@ -45,23 +61,22 @@ class Backups:
                 permission=None,
                 handler=self.create,
                 summary="Copy the store into a new file on the gateway's machine",
+                description="Answered once the copy is whole and on disk.",
+                body=NewBackup,
+                answers=(one(BackupView, 201),),
                 tenant_in=TenantIn.NOWHERE,
                 for_all_tenants=True,
+                for_operators=True,
             )
         ]
 
     async def create(self, call: Call) -> Answer:
-        """Answered once the copy is whole and on disk."""
         if call.principal.key is not None:
             raise forbidden("backups are for operators at the gateway's machine, and no API key reaches them")
-        body = call.read_body()
-        body.require("path")
-        path = body.text("path", least=1, most=MAX_PATH)
-        if isinstance(path, str) and not path.startswith("/"):
+        body = call.read_body(NewBackup)
+        if not body.values.get("path", "/").startswith("/"):
             body.refuse("path", "must be absolute")
-        call.check()
-        if isinstance(path, UnsetType):
-            raise invalid(call.faults)
+        path = body.whole().path
         if self._parts.backup is None:
             raise invalid(
                 [("path", "is of no use: the store is a PostgreSQL, which is backed up with its own tools (`pg_dump`)")]

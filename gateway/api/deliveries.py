@@ -1,70 +1,97 @@
 """The operations on deliveries: what became of each event at each endpoint."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from gateway import ids
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
 from gateway.api.idempotency import commit
-from gateway.api.operations import Call, Operation
-from gateway.api.parameters import is_id
+from gateway.api.operations import Call, Operation, one, page
+from gateway.api.parameters import EVENT, SINCE, UNTIL, Id, Parameter, is_id
 from gateway.api.parts import ApiParts
 from gateway.api.problems import not_found
+from gateway.api.vocabulary import Count, EventType, OrganizationId, ShownStatus, ShownVersion, Time
 from gateway.clock import isoformat
 from gateway.delivery.body import render_body
 from gateway.delivery.manual_retry import QueueRetry
-from gateway.model import Attempt, Delivery, DeliveryState
+from gateway.model import (
+    Attempt,
+    AttemptError,
+    AttemptTrigger,
+    Delivery,
+    DeliveryState,
+    DeliveryTrigger,
+    Mode,
+    Reason,
+)
 from gateway.store.protocol import DeliveryFilter
+
+_Error = Annotated[
+    str,
+    Meta(description="why there was no answer that counts; null beside a status", extra_json_schema={"enum": list(AttemptError)}),
+]
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A delivery as lists show it."""
 
     id: str
-    object: str = "delivery"
+    object: Literal["delivery"] = "delivery"
     webhook_id: str
     event_id: str
-    event: str
-    state: str
-    reason: str | None  # of a failed or canceled one
-    trigger: str
-    attempt_count: int
-    next_attempt_at: str | None
-    last_status: int | None
-    last_error: str | None
-    created_at: str
-    finished_at: str | None
-    organization_id: str
-    mode: str
+    event: EventType
+    state: DeliveryState
+    reason: Annotated[Reason | None, Meta(description="of a failed or canceled one")]
+    trigger: DeliveryTrigger
+    attempt_count: Count
+    next_attempt_at: Time | None
+    last_status: ShownStatus | None
+    last_error: _Error | None
+    created_at: Time
+    finished_at: Time | None
+    organization_id: OrganizationId
+    mode: Mode
     livemode: bool
 
 
 class AttemptView(msgspec.Struct, frozen=True, rename="camel"):
     """One HTTP request of a delivery."""
 
-    number: int
-    trigger: str
-    started_at: str
-    duration_ms: int
-    status: int | None
-    error: str | None
+    number: Annotated[int, Meta(ge=1)]
+    trigger: AttemptTrigger
+    started_at: Time
+    duration_ms: Count
+    status: ShownStatus | None
+    error: _Error | None
     error_message: str | None
     url: str
-    request_headers: msgspec.Raw  # an object
-    resent: bool
-    fenced: bool
-    response_headers: msgspec.Raw | None  # an array of [name, value]
-    response_body: str | None
+    request_headers: Annotated[
+        msgspec.Raw, Meta(extra_json_schema={"type": "object", "additionalProperties": {"type": "string"}})
+    ]
+    resent: Annotated[bool, Meta(description="a stale connection made it be sent again on a fresh one")]
+    fenced: Annotated[bool, Meta(description="its node had lost the endpoint to another by then, so that it moved nothing")]
+    response_headers: Annotated[
+        msgspec.Raw | None,
+        Meta(
+            description="pairs of name and value",
+            extra_json_schema={
+                "type": ["array", "null"],
+                "items": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2},
+            },
+        ),
+    ]
+    response_body: Annotated[str | None, Meta(description="its first 16 KiB, as text")]
 
 
 class FullDeliveryView(DeliveryView, frozen=True, kw_only=True, rename="camel"):
     """A delivery with all that was sent and answered."""
 
-    api_version: str
-    body: str | None  # as it is sent
-    attempts: list[AttemptView]
+    api_version: ShownVersion
+    body: Annotated[str | None, Meta(description="as it is sent")]
+    attempts: Annotated[list[AttemptView], Meta(description="of more than 1,000 the last 1,000")]
 
 
 def delivery_view(delivery: Delivery) -> DeliveryView:
@@ -130,6 +157,15 @@ class Deliveries:
                 permission="delivery:read",
                 handler=self.page,
                 summary="List deliveries",
+                query=(
+                    Parameter("webhookId", Id, "only those to this webhook"),
+                    Parameter("eventId", Id, "only those of this event"),
+                    EVENT,
+                    Parameter("state", DeliveryState, "only those in this state"),
+                    SINCE,
+                    UNTIL,
+                ),
+                answers=(page(DeliveryView),),
             ),
             Operation(
                 name="get_delivery",
@@ -138,6 +174,7 @@ class Deliveries:
                 permission="delivery:read",
                 handler=self.get,
                 summary="Get a delivery with its body and attempts",
+                answers=(one(FullDeliveryView),),
             ),
             Operation(
                 name="retry_delivery",
@@ -146,6 +183,9 @@ class Deliveries:
                 permission="delivery:write",
                 handler=self.retry,
                 summary="Attempt a delivery once more, now",
+                description="Whatever its state, also for a disabled endpoint. It counts for nothing and moves nothing, unless "
+                "it succeeds: then the delivery is delivered.",
+                answers=(one(DeliveryView, 202),),
             ),
         ]
 

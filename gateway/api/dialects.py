@@ -1,13 +1,14 @@
 """The shapes of answers by API version. Errors, single objects and pages each have one shape in each dialect."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.api import problems
 from gateway.api.problems import ErrorView, Problem
+from gateway.api.vocabulary import No, Yes
 from gateway.model import Organization
 
 PLAIN_SINCE = "2026-07-24"
@@ -40,20 +41,26 @@ class Dialect(Protocol):
         """A refusal or failure."""
 
 
-class _EnvelopedOne(msgspec.Struct, frozen=True, kw_only=True):
-    success: bool = True
+class EnvelopedOne(msgspec.Struct, frozen=True, kw_only=True):
+    """A single object, before 2026-07-24."""
+
+    success: Yes = True
     data: msgspec.Struct
 
 
-class _EnvelopedPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    success: bool = True
+class EnvelopedPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A page, before 2026-07-24."""
+
+    success: Yes = True
     data: Sequence[msgspec.Struct]
     has_more: bool
     next_cursor: str | None
 
 
-class _EnvelopedError(msgspec.Struct, frozen=True, kw_only=True):
-    success: bool = False
+class EnvelopedError(msgspec.Struct, frozen=True, kw_only=True):
+    """An error, before 2026-07-24."""
+
+    success: No = False
     error: ErrorView
 
 
@@ -61,25 +68,29 @@ class Enveloped:
     """Before 2026-07-24: everything bears `success`."""
 
     def one(self, view: msgspec.Struct, status: int = 200) -> Answer:
-        return Answer(status, _encoder.encode(_EnvelopedOne(data=view)))
+        return Answer(status, _encoder.encode(EnvelopedOne(data=view)))
 
     def page(self, views: Sequence[msgspec.Struct], next_cursor: str | None = None, status: int = 200) -> Answer:
         return Answer(
-            status, _encoder.encode(_EnvelopedPage(data=views, has_more=next_cursor is not None, next_cursor=next_cursor))
+            status, _encoder.encode(EnvelopedPage(data=views, has_more=next_cursor is not None, next_cursor=next_cursor))
         )
 
     def error(self, problem: Problem) -> Answer:
-        return Answer(problem.kind.status, _encoder.encode(_EnvelopedError(error=problems.view(problem))), problem.headers)
+        return Answer(problem.kind.status, _encoder.encode(EnvelopedError(error=problems.view(problem))), problem.headers)
 
 
-class _PlainPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    object: str = "list"
+class PlainPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A page, from 2026-07-24."""
+
+    object: Literal["list"] = "list"
     data: Sequence[msgspec.Struct]
     has_more: bool
     next_cursor: str | UnsetType = UNSET
 
 
-class _PlainError(msgspec.Struct, frozen=True):
+class PlainError(msgspec.Struct, frozen=True):
+    """An error, from 2026-07-24."""
+
     error: ErrorView
 
 
@@ -91,10 +102,10 @@ class Plain:
 
     def page(self, views: Sequence[msgspec.Struct], next_cursor: str | None = None, status: int = 200) -> Answer:
         following = UNSET if next_cursor is None else next_cursor
-        return Answer(status, _encoder.encode(_PlainPage(data=views, has_more=next_cursor is not None, next_cursor=following)))
+        return Answer(status, _encoder.encode(PlainPage(data=views, has_more=next_cursor is not None, next_cursor=following)))
 
     def error(self, problem: Problem) -> Answer:
-        return Answer(problem.kind.status, _encoder.encode(_PlainError(problems.view(problem))), problem.headers)
+        return Answer(problem.kind.status, _encoder.encode(PlainError(problems.view(problem))), problem.headers)
 
 
 ENVELOPED: Dialect = Enveloped()

@@ -1,38 +1,68 @@
 """What a publisher sends, read and checked. The way of a good event is short; a bad one is read again field by field,
 so that everything wrong with it is told."""
 
+from typing import Annotated, Any
+
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api.auth import Principal, tenant_of
+from gateway.api.json_body import Body, JsonObject, is_blank, read_json
 from gateway.api.parts import Publisher
 from gateway.api.problems import Fault, Problem, invalid, too_large
-from gateway.api.validation import Body, is_blank, read_json, read_timestamp
+from gateway.api.validation import read_timestamp
+from gateway.api.vocabulary import EventType, ExternalId, GivenTime, ModeName, OrganizationId
 from gateway.errors import InvalidEvent
 from gateway.model import AcceptedEvent, Event, Mode, Tenant
 
 MAX_BATCH = 1_000
-MAX_TEXT = 1_000  # characters; what is too long for its meaning is refused by it
 
 _NOTHING = msgspec.Raw(b"")
 _NULL = memoryview(b"null")
 _STAND_IN = Tenant("organization", Mode.LIVE)
 
 
-class Draft(msgspec.Struct, rename="camel"):
-    """The body of a publish request, or an event of a batch. Null is as good as absent."""
+class EventTexts(msgspec.Struct, kw_only=True, rename="camel"):
+    """What an event says besides its data. Null is as good as absent."""
 
-    event: str | None = None
+    event: EventType | None = None
+    timestamp: Annotated[GivenTime | None, Meta(description="when it happened; now, when absent")] = None
+    external_id: ExternalId | None = None
+    organization_id: OrganizationId | None = None
+    mode: Annotated[ModeName | None, Meta(description="live, when absent")] = None
+
+
+class Draft(EventTexts, kw_only=True, rename="camel"):
+    """The body of a publish request, or an event of a batch, as it is read at first."""
+
     data: msgspec.Raw = _NOTHING
-    timestamp: str | None = None
-    external_id: str | None = None
-    organization_id: str | None = None
-    mode: str | None = None
     events: msgspec.Raw | UnsetType = UNSET  # a batch
 
     def tenant(self, principal: Principal, faults: list[Fault]) -> Tenant | None:
         """See `auth.tenant_of`."""
         return tenant_of(principal, self.organization_id, self.mode, faults)
+
+
+class NewEvent(EventTexts, kw_only=True, rename="camel"):
+    """An event to publish. Null is as good as absent. A service key has to name `organizationId`."""
+
+    event: EventType
+    data: Annotated[
+        dict[str, Any],
+        Meta(description="delivered byte for byte as it was sent; a setting limits its size, by default to 256 KiB"),
+    ]
+
+
+OneEvent = Annotated[
+    NewEvent,
+    Meta(extra_json_schema={"properties": {"events": {"type": "null", "description": "with them the body is a batch"}}}),
+]
+
+
+class EventBatch(msgspec.Struct, kw_only=True):
+    """Events to publish at once. A service key has to name `organizationId` in each."""
+
+    events: Annotated[list[NewEvent], Meta(min_length=1, max_length=MAX_BATCH)]
 
 
 _decode_draft = msgspec.json.Decoder(Draft).decode
@@ -44,7 +74,7 @@ def read_draft(raw: bytes | msgspec.Raw, faults: list[Fault]) -> Draft:
     try:
         draft = read_json(raw, _decode_draft)
     except msgspec.ValidationError:
-        body = Body(raw, faults, null_is_absent=True)
+        given = JsonObject(raw)
     except Problem:
         if is_blank(raw):
             return Draft()
@@ -53,20 +83,12 @@ def read_draft(raw: bytes | msgspec.Raw, faults: list[Fault]) -> Draft:
         if draft.events is not UNSET and memoryview(draft.events) == _NULL:
             draft.events = UNSET
         return draft
-    draft = Draft(
-        data=msgspec.Raw(b"") if isinstance(data := body.raw("data"), UnsetType) else msgspec.Raw(data),
-        events=UNSET if isinstance(events := body.raw("events"), UnsetType) else msgspec.Raw(events),
+    data, events = given.raw("data"), given.raw("events")
+    return Draft(
+        data=_NOTHING if isinstance(data, UnsetType) else msgspec.Raw(data),
+        events=UNSET if isinstance(events, UnsetType) or events == _NULL else msgspec.Raw(events),
+        **Body(given, EventTexts, faults).values,
     )
-    for field, name in (
-        ("event", "event"),
-        ("timestamp", "timestamp"),
-        ("external_id", "externalId"),
-        ("organization_id", "organizationId"),
-        ("mode", "mode"),
-    ):
-        text = body.text(name, most=MAX_TEXT)
-        setattr(draft, field, None if isinstance(text, UnsetType) else text)
-    return draft
 
 
 def read_drafts(raw: msgspec.Raw, faults: list[Fault]) -> list[msgspec.Raw]:

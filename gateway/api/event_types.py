@@ -1,18 +1,21 @@
 """The operation that shows the catalogue of event types."""
 
+from typing import Literal
+
 import msgspec
 
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.operations import Call, Operation, TenantIn, page
 from gateway.api.parts import ApiParts
+from gateway.api.vocabulary import EventType
 
 
 class EventTypeView(msgspec.Struct, frozen=True, kw_only=True):
     """An event type of the catalogue."""
 
-    object: str = "event_type"
-    event: str
+    object: Literal["event_type"] = "event_type"
+    event: EventType
     description: str
 
 
@@ -35,6 +38,8 @@ class EventTypes:
                 permission=None,
                 handler=self.page,
                 summary="List the event types of the catalogue",
+                description="In the catalogue's own order; none when none is set.",
+                answers=(page(EventTypeView),),
                 tenant_in=TenantIn.NOWHERE,
             )
         ]

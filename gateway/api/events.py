@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.api import problems
 from gateway.api.cursors import Cursors, scope
 from gateway.api.deliveries import DeliveryView, delivery_view
 from gateway.api.dialects import Answer
-from gateway.api.event_drafts import Draft, accept, read_draft, read_drafts
-from gateway.api.operations import Call, Operation, TenantIn
-from gateway.api.parameters import is_id
+from gateway.api.event_drafts import Draft, EventBatch, OneEvent, accept, read_draft, read_drafts
+from gateway.api.operations import Call, Operation, TenantIn, one, page
+from gateway.api.parameters import EVENT, SINCE, UNTIL, Parameter, Text, is_id
 from gateway.api.parts import ApiParts
 from gateway.api.problems import ErrorView, Fault, Problem, not_found
+from gateway.api.vocabulary import EventType, ExternalId, OrganizationId, Time, Yes
 from gateway.clock import isoformat
-from gateway.model import AcceptedEvent, IdempotentAnswer, Tenant
+from gateway.model import AcceptedEvent, IdempotentAnswer, Mode, Tenant
 from gateway.store.protocol import DeliveryFilter, EventFilter
 
 _TURN = 100  # events that are checked before others have their turn
@@ -27,28 +29,30 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=Fa
     """An event as the API shows it."""
 
     id: str
-    object: str = "event"
-    event: str
-    timestamp: str
-    external_id: str | None
-    organization_id: str
-    mode: str
+    object: Literal["event"] = "event"
+    event: EventType
+    timestamp: Annotated[Time, Meta(description="when it happened")]
+    external_id: ExternalId | None
+    organization_id: OrganizationId
+    mode: Mode
     livemode: bool
-    created_at: str
-    duplicate: bool | UnsetType = UNSET  # true: the external id was there before, and this is the first event
+    created_at: Time
+    duplicate: Annotated[Yes, Meta(description="the external id was there before, and this is the first event")] | UnsetType = (
+        UNSET
+    )
 
 
 class FullEventView(EventView, frozen=True, kw_only=True, rename="camel"):
     """An event with what was published and what became of it."""
 
-    data: msgspec.Raw  # an object
+    data: Annotated[msgspec.Raw, Meta(description="as it was published", extra_json_schema={"type": "object"})]
     deliveries: list[DeliveryView]
 
 
 class FailedItemView(msgspec.Struct, frozen=True, kw_only=True):
     """An event of a batch that was refused, in its place."""
 
-    object: str = "error"
+    object: Literal["error"] = "error"
     error: ErrorView
 
 
@@ -84,6 +88,14 @@ class Events:
                 permission="event:write",
                 handler=self.publish,
                 summary="Publish an event, or up to 1,000 at once",
+                description="Answered once it is synced to disk, with a delivery for each webhook that wants it. Of a batch the "
+                "good events are accepted whatever the others are; one of which none is good is a 400.",
+                body=(OneEvent, EventBatch),
+                answers=(
+                    one(EventView, 202),
+                    page((EventView, FailedItemView), 202, means="of a batch, each event or its error, in place"),
+                    one(EventView, 200, means="a repeat of an external id, with the first event"),
+                ),
                 tenant_in=TenantIn.BODY,
                 max_body_bytes=self._parts.settings.http.max_body_bytes,
             ),
@@ -94,6 +106,8 @@ class Events:
                 permission="event:read",
                 handler=self.page,
                 summary="List events",
+                query=(EVENT, Parameter("externalId", Text, "only the one with this external id"), SINCE, UNTIL),
+                answers=(page(EventView),),
             ),
             Operation(
                 name="get_event",
@@ -102,6 +116,7 @@ class Events:
                 permission="event:read",
                 handler=self.get,
                 summary="Get an event with its data and deliveries",
+                answers=(one(FullEventView),),
             ),
         ]
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.api.boundary import expect_nothing, method_not_allowed, respond_with
+from gateway.api.boundary import respond_with
+from gateway.api.pages import Page, PageAnswer
 from gateway.api.pipeline import Pipeline
 
 
@@ -16,12 +17,17 @@ class MetricsPage:
         self._render = render
         self._content_type = content_type
 
-    def register(self, application: web.Application) -> None:
-        """Adds the route."""
-        application.router.add_route("*", "/metrics", self.show, expect_handler=expect_nothing)
+    def page(self) -> Page:
+        """What can be asked."""
+        return Page(
+            name="get_metrics",
+            path="/metrics",
+            handler=self.show,
+            summary="Get the node's metrics, for Prometheus",
+            answers=(PageAnswer(200, "In Prometheus's text format.", content_type=self._content_type),),
+            takes_service_key=True,
+        )
 
     async def show(self, request: web.Request) -> web.Response:
-        if request.method not in {"GET", "HEAD"}:
-            raise method_not_allowed(request.method, ("GET", "HEAD"))
         await self._pipeline.admit_service(request)
         return respond_with(self._render(), self._content_type)

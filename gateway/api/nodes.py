@@ -1,28 +1,31 @@
 """The operation on nodes: for service keys and operators."""
 
 from bisect import bisect_right
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.operations import Call, Operation, TenantIn, page
 from gateway.api.parts import ApiParts
+from gateway.api.vocabulary import Time
 from gateway.clock import isoformat
-from gateway.model import NodeStanding
+from gateway.model import BUCKETS, NodeStanding
 
 
 class NodeView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A node as the API shows it."""
 
     id: str
-    object: str = "node"
+    object: Literal["node"] = "node"
     name: str
     version: str
-    started_at: str
-    renewed_at: str  # when it last said that it lives
-    buckets: int  # of the 64 that endpoints are spread over
-    is_this: bool  # the node that answers
+    started_at: Time
+    renewed_at: Annotated[Time, Meta(description="when it last said that it lives")]
+    buckets: Annotated[int, Meta(ge=0, le=BUCKETS, description=f"of the {BUCKETS} that endpoints are spread over")]
+    is_this: Annotated[bool, Meta(description="whether it is the node that answers")]
 
 
 class Nodes:
@@ -42,6 +45,7 @@ class Nodes:
                 permission="key:read",
                 handler=self.page,
                 summary="List the nodes that share the store",
+                answers=(page(NodeView),),
                 tenant_in=TenantIn.NOWHERE,
                 for_all_tenants=True,
             )

@@ -1,7 +1,8 @@
 """What the API can do: its operations as data, and the call that each one's handler gets."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -9,9 +10,9 @@ from msgspec import UNSET
 from gateway.api.auth import Principal, tenant_of
 from gateway.api.dialects import Answer, Dialect
 from gateway.api.idempotency import Ticket
-from gateway.api.parameters import Parameters
+from gateway.api.json_body import Body, Check, JsonObject
+from gateway.api.parameters import Parameter, Parameters
 from gateway.api.problems import Fault, invalid
-from gateway.api.validation import Body
 from gateway.clock import Timestamp
 from gateway.model import Actor, Tenant
 from gateway.settings import KIB
@@ -20,6 +21,8 @@ PREFIXES = ("", "/api/v1")
 """Every operation is served under each."""
 
 MAX_BODY = 64 * KIB
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -49,6 +52,7 @@ class Call(msgspec.Struct):
     named_tenant: Tenant | None  # None: not named (yet), or everybody
     ticket: Ticket | None  # of a request with an `Idempotency-Key`
     client_address: Callable[[], str | None]  # looked up only for what changes something
+    operation: "Operation"
 
     @property
     def tenant(self) -> Tenant:
@@ -62,13 +66,25 @@ class Call(msgspec.Struct):
         """Who is on record as having done it."""
         return Actor(self.principal.actor, self.client_address())
 
-    def read_body(self, *, null_is_absent: bool = False) -> Body:
-        """The body as an object. A tenant's key may name no other tenant in it."""
-        body = Body(self.body, self.faults, null_is_absent=null_is_absent)
+    def read_body(self, kind: type[S], checks: Mapping[str, Check] | None = None) -> Body[S]:
+        """The body, read as a *kind*. A tenant's key may name no other tenant in it."""
+        assert kind is getattr(self.operation.body, "__origin__", self.operation.body), (
+            f"{self.operation.name} has to say that it takes a {kind.__name__}"
+        )
+        given = JsonObject(self.body)
         if self.principal.tenant is not None:
-            organization_id, mode = (_name(body, field) for field in ("organizationId", "mode"))
+            organization_id, mode = (self._name(given, field) for field in ("organizationId", "mode"))
             tenant_of(self.principal, organization_id, mode, self.faults)
-        return body
+        return Body(given, kind, self.faults, checks)
+
+    def _name(self, given: JsonObject, field: str) -> str | None:
+        """The string in *field*; null names nobody."""
+        value = given.value(field)
+        if value is None or isinstance(value, str):
+            return value
+        if value is not UNSET:
+            self.faults.append((field, "must be a string"))
+        return None
 
     def check(self) -> None:
         """Raises a 400 with everything that is wrong so far."""
@@ -76,21 +92,30 @@ class Call(msgspec.Struct):
             raise invalid(self.faults)
 
 
-def _name(body: Body, field: str) -> str | None:
-    """The string in *field*; null names nobody."""
-    value = body.value(field)
-    if value is None or isinstance(value, str):
-        return value
-    if value is not UNSET:
-        body.refuse(field, "must be a string")
-    return None
-
-
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """An answer that an operation gives, by its struct."""
+
+    view: Any  # the struct; several in a tuple: one of them
+    status: int
+    is_page: bool
+    means: str  # beyond the operation's summary
+
+
+def one(view: Any, status: int = 200, *, means: str = "") -> Shown:
+    """An answer with a single *view*."""
+    return Shown(view, status, is_page=False, means=means)
+
+
+def page(view: Any, status: int = 200, *, means: str = "") -> Shown:
+    """An answer with a page of *view*s."""
+    return Shown(view, status, is_page=True, means=means)
+
+
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that the API can do."""
+    """One thing that the API can do. All that it says of itself stands in the API's description, which is made of it."""
 
     name: str
     method: str
@@ -98,11 +123,22 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     permission: str | None  # `resource:verb`; None: any key
     handler: Handler
     summary: str
+    description: str = ""
+    body: Any = None  # the struct that its body is read as; several in a tuple: one of them; None: it needs none
+    needs_body: bool = True  # whether a body has to be there
+    query: tuple[Parameter, ...] = ()  # what it reads, beyond the tenant, and the limit and cursor of a list
+    answers: tuple[Shown, ...]
     tenant_in: TenantIn = TenantIn.QUERY
     for_all_tenants: bool = False  # of no use to a tenant's key
+    for_operators: bool = False  # of no use to any key
     max_body_bytes: int = MAX_BODY
 
     @property
     def takes_body(self) -> bool:
         """Whether a body is read, and an `Idempotency-Key` heeded."""
         return self.method in _METHODS_WITH_BODY
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is asked for page by page."""
+        return self.method == "GET" and any(shown.is_page for shown in self.answers)

@@ -1,27 +1,38 @@
 """The operations on organizations: for service keys and operators."""
 
 from bisect import bisect_right
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import Meta
 
 from gateway.api.cursors import Cursors, scope
 from gateway.api.dialects import Answer
 from gateway.api.idempotency import commit
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.operations import Call, Operation, TenantIn, one, page
 from gateway.api.parts import ApiParts
 from gateway.api.problems import forbidden, not_found
 from gateway.api.validation import WebhookRules
+from gateway.api.vocabulary import ApiVersion, OrganizationId, ShownVersion
 from gateway.model import Organization
 from gateway.registry.organizations import RESERVED, PinOrganization, is_organization_id, is_reserved
+
+
+class Pin(msgspec.Struct, frozen=True, rename="camel"):
+    """The version that an organization is to be pinned to."""
+
+    api_version: Annotated[ApiVersion | None, Meta(description="null unpins it")]
 
 
 class OrganizationView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """An organization as the API shows it."""
 
-    id: str
-    object: str = "organization"
-    api_version: str | None  # what an absent `commet-version` and an unpinned webhook mean; null: the default, the current one
+    id: OrganizationId
+    object: Literal["organization"] = "organization"
+    api_version: Annotated[
+        ShownVersion | None,
+        Meta(description="what an absent `commet-version` and an unpinned webhook mean; null: the default, the current one"),
+    ]
 
 
 class Organizations:
@@ -42,6 +53,7 @@ class Organizations:
                 permission="key:read",
                 handler=self.page,
                 summary="List organizations",
+                answers=(page(OrganizationView),),
                 tenant_in=TenantIn.NOWHERE,
                 for_all_tenants=True,
             ),
@@ -52,6 +64,8 @@ class Organizations:
                 permission="key:write",
                 handler=self.pin,
                 summary="Pin an organization to an API version, or unpin it",
+                body=Pin,
+                answers=(one(OrganizationView),),
                 tenant_in=TenantIn.NOWHERE,
                 for_all_tenants=True,
             ),
@@ -70,15 +84,12 @@ class Organizations:
         return call.dialect.page([_view(organization) for organization in shown], self._cursors.seal(list_, last))
 
     async def pin(self, call: Call) -> Answer:
-        body = call.read_body()
-        body.require("apiVersion")
-        version = self._rules.api_version(body)
-        call.check()
-        if isinstance(version, UnsetType) or not is_organization_id(call.id):
+        pin = call.read_body(Pin, self._rules.checks).whole()
+        if not is_organization_id(call.id):
             raise not_found("organization", call.id)
         if is_reserved(call.id):
             raise forbidden(f"{RESERVED}, and is not pinned")
-        change = PinOrganization(Organization(call.id, version), call.actor, call.now)
+        change = PinOrganization(Organization(call.id, pin.api_version), call.actor, call.now)
         return await commit(self._parts.writer, change, lambda pinned: call.dialect.one(_view(pinned)), call.ticket)
 
 

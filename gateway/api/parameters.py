@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
+import msgspec
+from msgspec import Meta
 from multidict import MultiMapping
 
 from gateway.api.cursors import Cursors
 from gateway.api.problems import Fault
 from gateway.api.validation import read_timestamp
+from gateway.api.vocabulary import EventType, GivenTime
 from gateway.clock import Timestamp
 from gateway.publishing.event_types import is_event_type
 
@@ -19,7 +22,29 @@ DEFAULT_LIMIT = 20
 MAX_TEXT = 255
 
 _LIMIT = re.compile(r"[1-9][0-9]?|100")
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+ID_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
+_ID = re.compile(ID_PATTERN)
+
+
+Id = Annotated[str, Meta(pattern=ID_PATTERN)]
+Text = Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, pattern=r"^[^\u0000]+$")]
+
+
+class Parameter(msgspec.Struct, frozen=True):
+    """What a query may have, for the API's description: its name, its type and what it means."""
+
+    name: str
+    kind: Any
+    means: str
+
+
+LIMIT = Parameter(
+    "limit", Annotated[int, Meta(ge=1, le=100, extra_json_schema={"default": DEFAULT_LIMIT})], "how many a page holds"
+)
+CURSOR = Parameter("cursor", str, "the `nextCursor` of the page before, of the same list with the same filters")
+SINCE = Parameter("since", GivenTime, "only those with `createdAt` at or after this")
+UNTIL = Parameter("until", GivenTime, "only those with `createdAt` before this")
+EVENT = Parameter("event", EventType, "only those of this event type")
 
 
 def is_id(text: str) -> bool:

@@ -78,7 +78,7 @@ class Pipeline:
                 raise problems.forbidden(f"{RESERVED}; its webhook is set by `operations.url` and `operations.secret`")
             id_ = request.match_info.get("id", "")
             address = functools.partial(self._addresses.of, request)
-            call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address)
+            call = Call(principal, dialect, now, id_, parameters, body, faults, tenant, ticket, address, operation)
             answer = await operation.handler(call)
             is_answered = True
         finally:

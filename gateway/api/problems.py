@@ -1,9 +1,10 @@
 """Refusals and failures, as the contract's answers. The one place where the gateway's errors become statuses and codes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from gateway import errors
 
@@ -17,27 +18,56 @@ class Kind(NamedTuple):
     status: int
     type: str
     code: str
+    means: str
 
 
-INVALID_JSON = Kind(400, "validation_error", "invalid_json")
-INVALID = Kind(400, "validation_error", "validation_error")
-UNAUTHORIZED = Kind(401, "authentication_error", "unauthorized")
-FORBIDDEN = Kind(403, "authentication_error", "forbidden")
-WEBHOOK_NOT_FOUND = Kind(404, "not_found_error", "webhook_not_found")
-NOT_FOUND = Kind(404, "not_found_error", "not_found")
-METHOD_NOT_ALLOWED = Kind(405, "validation_error", "method_not_allowed")
-REQUEST_TIMEOUT = Kind(408, "validation_error", "request_timeout")
-IDEMPOTENCY_KEY_MISMATCH = Kind(409, "conflict_error", "idempotency_key_mismatch")
-IDEMPOTENCY_IN_PROGRESS = Kind(409, "conflict_error", "idempotency_in_progress")
-ROTATION_IN_PROGRESS = Kind(409, "conflict_error", "rotation_in_progress")
-PAYLOAD_TOO_LARGE = Kind(413, "validation_error", "payload_too_large")
-URL_TOO_LONG = Kind(414, "validation_error", "url_too_long")
-UNSUPPORTED_MEDIA_TYPE = Kind(415, "validation_error", "unsupported_media_type")
-RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limited")
-HEADERS_TOO_LARGE = Kind(431, "validation_error", "headers_too_large")
-INTERNAL = Kind(500, "internal_error", "internal_error")
-OVERLOADED = Kind(503, "internal_error", "overloaded")
-UNAVAILABLE = Kind(503, "internal_error", "unavailable")
+INVALID_JSON = Kind(400, "validation_error", "invalid_json", "the body is not JSON in UTF-8")
+INVALID = Kind(400, "validation_error", "validation_error", "what `details` names is wrong with the request, all of it")
+UNAUTHORIZED = Kind(401, "authentication_error", "unauthorized", "the API key is absent, not known, expired or revoked")
+FORBIDDEN = Kind(
+    403, "authentication_error", "forbidden", "the API key lacks the permission, or belongs to another organization or mode"
+)
+WEBHOOK_NOT_FOUND = Kind(404, "not_found_error", "webhook_not_found", "there is no such webhook within the key's reach")
+NOT_FOUND = Kind(
+    404, "not_found_error", "not_found", "there is nothing of that id within the key's reach, or nothing at this path"
+)
+METHOD_NOT_ALLOWED = Kind(405, "validation_error", "method_not_allowed", "`Allow` names the methods that are")
+REQUEST_TIMEOUT = Kind(408, "validation_error", "request_timeout", "the request did not come to its end in time")
+IDEMPOTENCY_KEY_MISMATCH = Kind(
+    409, "conflict_error", "idempotency_key_mismatch", "the idempotency key belongs to another request"
+)
+IDEMPOTENCY_IN_PROGRESS = Kind(
+    409, "conflict_error", "idempotency_in_progress", "the first request with the idempotency key is still under way"
+)
+ROTATION_IN_PROGRESS = Kind(
+    409, "conflict_error", "rotation_in_progress", "two secrets of the webhook are in force, which is the most"
+)
+PAYLOAD_TOO_LARGE = Kind(413, "validation_error", "payload_too_large", "`message` names the limit")
+URL_TOO_LONG = Kind(414, "validation_error", "url_too_long", "`message` names the limit")
+UNSUPPORTED_MEDIA_TYPE = Kind(
+    415, "validation_error", "unsupported_media_type", "the body has to be JSON; gzip and deflate are unpacked"
+)
+RATE_LIMITED = Kind(429, "rate_limit_error", "rate_limited", "too many requests; wait `Retry-After` seconds")
+HEADERS_TOO_LARGE = Kind(431, "validation_error", "headers_too_large", "`message` names the limit")
+INTERNAL = Kind(
+    500, "internal_error", "internal_error", "a fault of the gateway, which its log tells of under the `x-request-id`"
+)
+OVERLOADED = Kind(
+    503,
+    "internal_error",
+    "overloaded",
+    "the queue is full, and nothing was kept; try again after `Retry-After` seconds",
+)
+UNAVAILABLE = Kind(
+    503,
+    "internal_error",
+    "unavailable",
+    "the store cannot commit or the gateway is stopping, and nothing was kept; try again after `Retry-After` seconds",
+)
+
+
+KINDS = tuple(kind for kind in list(globals().values()) if isinstance(kind, Kind))
+"""All of them."""
 
 
 _KINDS: dict[type[Exception], Kind] = {
@@ -75,18 +105,18 @@ class Problem(Exception):
 class FaultView(msgspec.Struct, frozen=True, gc=False):
     """One thing that is wrong with a request."""
 
-    field: str
+    field: Annotated[str, Meta(examples=["url", "events[3]"])]
     message: str
 
 
 class ErrorView(msgspec.Struct, frozen=True):
-    """An error as the API shows it. Every key is there; null where it does not apply."""
+    """What was refused or failed. Every key is there; null where it does not apply."""
 
-    type: str
-    code: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": sorted({kind.type for kind in KINDS})})]
+    code: Annotated[str, Meta(extra_json_schema={"enum": [kind.code for kind in KINDS]})]
     message: str
-    param: str | None
-    details: list[FaultView] | None
+    param: Annotated[str | None, Meta(description="the field, when one thing is wrong")]
+    details: Annotated[list[FaultView] | None, Meta(description="everything that is wrong, of a validation_error")]
     doc_url: str | None = None
 
 

@@ -1,11 +1,15 @@
 """The operation that encrypts the store's secrets anew: for operators at the machine, who have its keys."""
 
+from typing import Annotated, Literal
+
 import msgspec
+from msgspec import Meta
 
 from gateway.api.dialects import Answer
-from gateway.api.operations import Call, Operation, TenantIn
+from gateway.api.operations import Call, Operation, TenantIn, one
 from gateway.api.parts import ApiParts
 from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
+from gateway.api.vocabulary import Count
 from gateway.errors import StoreUnavailable
 from gateway.model import AuditAction
 from gateway.registry.audit import Note
@@ -15,11 +19,11 @@ from gateway.settings import IN_CLEAR
 class ReencryptionView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A reencryption as the API shows it."""
 
-    object: str = "reencryption"
-    key_name: str | None  # null: the first of the keys is `clear`
-    webhooks: int  # all that there are, deleted ones included
-    reencrypted: int  # those that were in clear before, or encrypted with another key
-    seconds: float  # that it took
+    object: Literal["reencryption"] = "reencryption"
+    key_name: Annotated[str | None, Meta(description="null: the first of the keys is `clear`")]
+    webhooks: Annotated[Count, Meta(description="all that there are, deleted ones included")]
+    reencrypted: Annotated[Count, Meta(description="those that were in clear before, or encrypted with another key")]
+    seconds: Annotated[float, Meta(description="that it took")]
 
 
 class Reencryption:
@@ -38,13 +42,15 @@ class Reencryption:
                 permission=None,
                 handler=self.run,
                 summary="Encrypt all secrets in the store anew, with the first of the gateway's keys",
+                description="Answered once all of it is done.",
+                answers=(one(ReencryptionView),),
                 tenant_in=TenantIn.NOWHERE,
                 for_all_tenants=True,
+                for_operators=True,
             )
         ]
 
     async def run(self, call: Call) -> Answer:
-        """Answered once all of it is done."""
         if call.principal.key is not None:
             raise forbidden("the store's encryption is for operators at the gateway's machine, and no API key reaches it")
         call.check()

@@ -22,6 +22,7 @@ from gateway.api.http_server import HTTP
 from gateway.api.keys import Keys
 from gateway.api.metrics import MetricsPage
 from gateway.api.nodes import Nodes
+from gateway.api.openapi import OpenApiPage
 from gateway.api.operations import PREFIXES, Operation
 from gateway.api.organizations import Organizations
 from gateway.api.parts import ApiParts
@@ -54,14 +55,22 @@ def build_application(parts: ApiParts, *, authority: Principal | None) -> web.Ap
     application[BOUNDARY] = boundary  # `http_server` puts it round the application: a middleware costs more
     application[HTTP] = parts.settings.http
     by_path: defaultdict[str, dict[str, Operation]] = defaultdict(dict)
-    for operation in operations(parts):
+    known = operations(parts)
+    for operation in known:
         by_path[operation.path][operation.method] = operation
     for path, methods in by_path.items():
         handler = _handler(methods, pipeline)
         for prefix in PREFIXES:
             application.router.add_route("*", prefix + path, handler, expect_handler=expect_nothing)
-    Health(parts.readiness, parts.standing).register(application)
-    MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).register(application)
+    document = OpenApiPage()
+    pages = [
+        *Health(parts.readiness, parts.standing).pages(),
+        MetricsPage(pipeline, parts.metrics, CONTENT_TYPE).page(),
+        document.page(),
+    ]
+    document.tell(known, pages, parts.settings)
+    for page in pages:
+        page.register(application)
     return application
 
 

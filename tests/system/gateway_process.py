@@ -331,15 +331,18 @@ class Installation:
 
     async def client(self, organization: str = "acme", mode: str = "live") -> Client:
         """Somebody with a new key, made over the operators' socket."""
+        return Client(self, await self.make_key(organizationId=organization, mode=mode))
+
+    async def make_key(self, **body: object) -> str:
+        """A new key, made over the operators' socket."""
         connector = aiohttp.UnixConnector(str(self.socket))
         headers = {"commet-version": CURRENT_VERSION}
-        body = {"organizationId": organization, "mode": mode}
         async with (
             aiohttp.ClientSession(connector=connector, headers=headers) as session,
             session.post("http://gateway/keys", json=body) as response,
         ):
             assert response.status == 201, await response.text()
-            return Client(self, (await response.json())["apiKey"])
+            return cast(str, (await response.json())["apiKey"])
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """What the store holds, read beside whoever works on it."""
