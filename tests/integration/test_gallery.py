@@ -66,7 +66,7 @@ def open_files() -> Counter[str]:
 
 @contextlib.asynccontextmanager
 async def nothing_left_behind() -> AsyncIterator[None]:
-    """After the block there are no other tasks and open files than before it, nothing was logged, and no exception went unheard."""
+    """Afterwards there are no other tasks and open files than before it, nothing was logged and no exception went unheard."""
     unheard: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: unheard.append(context))
