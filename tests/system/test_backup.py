@@ -1,7 +1,6 @@
 """`gateway backup` and `gateway nodes`, beside a gateway that runs and without one."""
 
 import json
-import resource
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from gateway.version import VERSION
 from tests.postgres import PostgresServer
 from tests.receiver import Receiver, hang
 from tests.system.gateway_process import Installation, PostgresDatabase, SqliteFile
-from tests.system.trouble import limit_files_to
+from tests.system.trouble import small_disk
 
 
 @pytest.fixture
@@ -63,16 +62,15 @@ async def test_a_backup_without_a_gateway(embedded: Installation):
 
 async def test_a_backup_for_which_there_is_no_room_is_a_sentence(embedded: Installation):
     """Nothing is left of it, and the gateway goes on."""
-    gateway = await embedded.start()
+    await embedded.start()
     client = await embedded.client()
     for _ in range(20):
         await client.publish(data={"weight": "x" * 200_000})
-    limit_files_to(gateway.pid, 2**20)
-    refused = await embedded.command("backup", str(embedded.store.with_name("copy.db")))
-    limit_files_to(gateway.pid, resource.RLIM_INFINITY)
-    assert refused.code == 1
-    assert refused.stderr.startswith(f"Error: the backup {embedded.store.with_name('copy.db')} was not made: ")
-    assert [path.name for path in embedded.store.parent.iterdir() if not path.name.startswith("gateway.db")] == []
+    with small_disk(embedded.store.with_name("disk"), mebibytes=1) as disk:
+        refused = await embedded.command("backup", str(disk / "copy.db"))
+        assert refused.code == 1
+        assert refused.stderr.startswith(f"Error: the backup {disk / 'copy.db'} was not made: ")
+        assert list(disk.iterdir()) == []
     await client.publish()
 
 
