@@ -88,6 +88,21 @@ async def test_a_deleted_file_is_put_back(installation: Installation, receiver: 
     assert {each["eventId"] for each in await client.settled(len(accepted))} == set(accepted)
 
 
+async def test_a_deleted_lock_is_locked_anew(installation: Installation):
+    """Nobody else gets at the store for longer than a moment, though somebody deletes the file that keeps them out."""
+    await installation.start()
+    lock = installation.store.with_name("gateway.db.lock")
+    lock.unlink()
+
+    async def is_back() -> bool:
+        return lock.exists()
+
+    await eventually(is_back, "the lock is there again")
+    second = await installation.spawn("--set", "http.socket=" + str(installation.store.with_name("other.sock")))
+    assert await second.ended() == 1
+    assert "another gateway" in second.tail
+
+
 async def test_a_deleted_log_is_put_back(installation: Installation, receiver: Receiver):
     """The write-ahead log alone is deleted, with everything in it: it is not missed."""
     gateway = await installation.start()

@@ -206,10 +206,12 @@ class FileLock:
 
     def renew(self) -> None:
         """Locks anew when the lock's file was deleted. Raises StoreLocked when another process was quicker."""
-        if self._file is not None and not self._path.exists():
+        if self._path.exists() and self._file is not None:
+            return
+        if self._file is not None:
             held, self._file = self._file, None
             os.close(held)
-            self.__enter__()
+        self.__enter__()
 
     def __exit__(self, *_: object) -> None:
         if self._file is not None:

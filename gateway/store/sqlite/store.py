@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 import structlog
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import StoreLocked, StoreUnavailable
 from gateway.model import AcceptedEvent, DeliveryTrigger, DueDelivery, Endpoint, Tenant, bucket_of
 from gateway.store import migrate, queries
 from gateway.store.claim_budget import ClaimBudget
@@ -94,6 +94,10 @@ class SqliteStore(SqliteLog):
         """Sees to the file also while nothing is stored."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
+            try:
+                self._lock.renew()
+            except (StoreLocked, OSError) as error:
+                log.warning("store.unlocked", error=str(error))
             if self._place.standing() is Standing.EMPTY:
                 async with self._turn:
                     with contextlib.suppress(StoreUnavailable):  # whoever stores something hears of it
@@ -116,7 +120,6 @@ class SqliteStore(SqliteLog):
             raise
         # All of them, before any is opened anew: they share what lay beside the old file.
         await self._reopen()
-        self._lock.renew()
         log.warning("store.put_back", path=str(self._path))
 
     async def _reopen(self) -> None:
