@@ -42,7 +42,7 @@ def event(**fields: Any) -> Event:
 
 def test_an_event_is_accepted():
     """What is accepted has an id, the time, its tenant, and its data to the byte."""
-    accepted = publisher().accept(event(data=b' { "a" : 1 } ', mode=Mode.SANDBOX, external_id="x", timestamp=5))
+    accepted = publisher(most=5_000).accept(event(data=b' { "a" : 1 } ', mode=Mode.SANDBOX, external_id="x", timestamp=5))
     assert accepted.id.startswith("whev_")
     assert accepted.tenant == Tenant("acme", Mode.SANDBOX)
     assert (accepted.type, accepted.data, accepted.external_id) == ("invoice.paid", b' { "a" : 1 } ', "x")
@@ -125,6 +125,15 @@ def test_deep_data_does_not_break_it():
     """JSON that is nested without end is refused like any other that cannot be read."""
     with pytest.raises(InvalidEvent):
         publisher(most=10**6).accept(event(data=b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_of_too_many_digits_is_named(sign: str):
+    """Data is a JSON object with it, too; 4,300 digits are fine."""
+    publisher(most=5_000).accept(event(data=b'{"a":[%s%s]}' % (sign.encode(), b"1" * 4_300)))
+    with pytest.raises(InvalidEvent) as refused:
+        publisher(most=5_000).accept(event(data=b'{"a":[%s%s]}' % (sign.encode(), b"1" * 4_301)))
+    assert refused.value.faults == [("data", "holds a number of more than 4,300 digits")]
 
 
 def test_a_catalogue_limits_the_types():
