@@ -118,7 +118,7 @@ def _data(data: object) -> tuple[bytes, str | None]:
 
 def _explained(error: Exception) -> str:
     if isinstance(error, msgspec.ValidationError):  # read as anything, it can be wrong in a whole number alone
-        return "holds a number of more than 4,300 digits"
+        return "holds a number of more than 4,300 digits, the sign counted as one"
     if isinstance(error, UnicodeDecodeError):
         why = "it is not UTF-8"
     elif isinstance(error, RecursionError):
