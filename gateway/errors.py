@@ -107,3 +107,8 @@ class KeyNotFound(GatewayError):
 
 class TooManyEndpoints(GatewayError):
     """The organization has as many endpoints as `limits.endpoints_per_organization` allows."""
+
+
+def no_such(what: str, id_: str) -> str:
+    """The sentence for an id that is not there; a text that can be no id is not shown."""
+    return f"there is no {what} '{id_}'" if id_.isprintable() else f"there is no {what} with this id"

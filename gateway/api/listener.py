@@ -1,6 +1,7 @@
 """Listening on a socket, and stopping so that requests under way are answered."""
 
 import asyncio
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -29,11 +30,15 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise SettingsError(f"http.host: cannot listen on {host!r}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise SettingsError(f"http.host: cannot listen on {host!r}: it is no name of a host") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise SettingsError(f"http.host: cannot listen on {host!r}: {error.strerror}") from error
         raise SettingsError(f"http.port: cannot listen on {host} port {port}: {error.strerror}") from error
     return listener
 

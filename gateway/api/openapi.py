@@ -78,7 +78,7 @@ _HEADERS: Mapping[str, Schema] = {
     "ETag": {"description": "Names this version of the document.", "required": True, "schema": {"type": "string"}},
 }
 _LIMITED = ("x-request-id", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
-_UNREAD = (400, 414, 431)  # what is refused before it is known what it asks for
+_UNREAD = (400, 408, 414, 431)  # what is refused before it is known what it asks for
 _OF_STATUS = {405: ("x-request-id", "Allow"), 429: (*_LIMITED, "Retry-After"), 503: (*_LIMITED, "Retry-After")}
 
 
@@ -242,7 +242,7 @@ def _refusals(operation: Operation) -> list[int]:
     if "{id}" in operation.path:
         statuses.add(404)
     if operation.takes_body:
-        statuses |= {408, 409, 413, 415}
+        statuses |= {409, 413, 415}
     return sorted(statuses)
 
 

@@ -53,6 +53,8 @@ class Pipeline:
         version = headers.get("commet-version")
         dialect = request[DIALECT] = self._dialects.pick(version, organization_id)
         limits = () if self._limiter is None else self._limit(principal)
+        if operation.for_operators and principal.key is not None:
+            raise problems.forbidden("this is for operators at the gateway's machine, and no API key reaches it")
         if operation.permission is not None and not principal.allows(operation.permission):
             raise problems.forbidden(f"the API key lacks the permission `{operation.permission}`")
         if operation.for_all_tenants and principal.tenant is not None:

@@ -161,12 +161,12 @@ def headers_too_large(what: str) -> Problem:
 
 def not_found(what: str, id_: str) -> Problem:
     """There is no *what* with this id within the caller's reach."""
-    return Problem(NOT_FOUND, f"there is no {what} {id_!r}")
+    return Problem(NOT_FOUND, errors.no_such(what, id_))
 
 
 def webhook_not_found(id_: str) -> Problem:
     """There is no such webhook within the caller's reach."""
-    return Problem(WEBHOOK_NOT_FOUND, f"there is no webhook {id_!r}")
+    return Problem(WEBHOOK_NOT_FOUND, errors.no_such("webhook", id_))
 
 
 def forbidden(message: str) -> Problem:

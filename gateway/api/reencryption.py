@@ -8,7 +8,7 @@ from msgspec import Meta
 from gateway.api.dialects import Answer
 from gateway.api.operations import Call, Operation, TenantIn, one
 from gateway.api.parts import ApiParts
-from gateway.api.problems import UNAVAILABLE, Problem, forbidden, invalid
+from gateway.api.problems import UNAVAILABLE, Problem, invalid
 from gateway.api.vocabulary import Count
 from gateway.errors import StoreUnavailable
 from gateway.model import AuditAction
@@ -51,8 +51,6 @@ class Reencryption:
         ]
 
     async def run(self, call: Call) -> Answer:
-        if call.principal.key is not None:
-            raise forbidden("the store's encryption is for operators at the gateway's machine, and no API key reaches it")
         call.check()
         if not self._parts.settings.secrets.encryption_key:
             raise invalid(

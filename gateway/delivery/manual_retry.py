@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway.clock import Timestamp
-from gateway.errors import DeliveryNotFound, EndpointNotFound
+from gateway.errors import DeliveryNotFound, EndpointNotFound, no_such
 from gateway.model import Actor, AuditAction, Delivery, Tenant
 from gateway.registry import audit
 from gateway.store.protocol import Transaction
@@ -24,7 +24,7 @@ class QueueRetry(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Delivery:
         delivery = await transaction.delivery(self.tenant, self.delivery_id)
         if delivery is None:
-            raise DeliveryNotFound(f"there is no delivery {self.delivery_id!r}")
+            raise DeliveryNotFound(no_such("delivery", self.delivery_id))
         endpoint = await transaction.endpoint(self.tenant, delivery.endpoint_id)
         if endpoint is None:
             raise EndpointNotFound(f"the webhook {delivery.endpoint_id!r} of this delivery is deleted")

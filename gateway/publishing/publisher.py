@@ -112,14 +112,18 @@ def _data(data: object) -> tuple[bytes, str | None]:
         # Decoded whole: a message that skips over it would let broken text through.
         _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return data, f"must be a JSON object ({_explained(error)})"
+        return data, _explained(error)
     return data, None
 
 
 def _explained(error: Exception) -> str:
+    if isinstance(error, msgspec.ValidationError):  # read as anything, it can be wrong in a whole number alone
+        return "holds a number of more than 4,300 digits, the sign counted as one"
     if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    # Half of a pair of surrogates reads as an end to msgspec.
-    return "it breaks off, or has half of a surrogate pair in it" if "truncated" in str(error) else str(error)
+        why = "it is not UTF-8"
+    elif isinstance(error, RecursionError):
+        why = "it is nested too deeply"
+    else:
+        # Half of a pair of surrogates reads as an end to msgspec.
+        why = "it breaks off, or has half of a surrogate pair in it" if "truncated" in str(error) else str(error)
+    return f"must be a JSON object ({why})"

@@ -24,20 +24,25 @@ _RESERVED = frozenset(
         *("connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings"),
         # What says on whose behalf a request is made: receivers trust it when it comes from where they know.
         *("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"),
+        # What makes another request of it, for some receivers.
+        *("x-http-method-override", "x-original-url", "x-rewrite-url"),
+        # What the metadata services of clouds ask for, so that nobody is led to them.
+        *("metadata", "metadata-flavor"),
     }
 )
-_RESERVED_BEGINNINGS = ("content-", "proxy-", "webhook-", "x-forwarded-")
+_RESERVED_BEGINNINGS = ("content-", "proxy-", "webhook-", "x-forwarded-", "x-aws-ec2-metadata-token")
 
 
 class HeaderRules:
     """Which headers may be set. *prefix* is what the names of one signature family begin with (`X-Commet`)."""
 
     def __init__(self, prefix: str) -> None:
-        self._beginnings = (*_RESERVED_BEGINNINGS, f"{prefix.lower()}-")
+        self._beginnings = (*_RESERVED_BEGINNINGS, f"{_folded(prefix)}-")
 
     def is_reserved(self, name: str) -> bool:
         """Whether the gateway sets this header itself, or nobody may."""
-        return name.lower() in _RESERVED or name.lower().startswith(self._beginnings)
+        folded = _folded(name)
+        return folded in _RESERVED or folded.startswith(self._beginnings)
 
     def faults(self, headers: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         """Everything that is wrong with *headers*, each with its field."""
@@ -65,6 +70,11 @@ class HeaderRules:
 
 
 _TOO_LARGE = f"must have at most {MAX_BYTES} bytes in all"
+
+
+def _folded(name: str) -> str:
+    """*name* as receivers compare it: CGI and WSGI take `_` and `-` for the same."""
+    return name.lower().replace("_", "-")
 
 
 def _value_fault(value: object) -> str | None:

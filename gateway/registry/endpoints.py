@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gateway import signing
 from gateway.clock import MINUTE, SECOND, Timestamp
-from gateway.errors import EndpointNotFound, RotationInProgress, TooManyEndpoints
+from gateway.errors import EndpointNotFound, RotationInProgress, TooManyEndpoints, no_such
 from gateway.model import Actor, AuditAction, DisabledReason, Endpoint, Reason, Revision, RevisionCause, Tenant
 from gateway.registry import audit
 from gateway.registry.custom_headers import merged
@@ -213,7 +213,7 @@ class UpdateEndpoint(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Endpoint:
         before = await transaction.endpoint(self.tenant, self.endpoint_id)
         if before is None:
-            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+            raise EndpointNotFound(no_such("webhook", self.endpoint_id))
         after, cause = self._patched(before)
         if after == before:
             return before
@@ -255,7 +255,7 @@ class DeleteEndpoint(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Endpoint:
         before = await transaction.endpoint(self.tenant, self.endpoint_id)
         if before is None:
-            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+            raise EndpointNotFound(no_such("webhook", self.endpoint_id))
         after = deleted(before, self.at)
         return await save(transaction, before, after, RevisionCause.DELETED, actor=self.actor, at=self.at)
 
@@ -274,7 +274,7 @@ class RotateSecret(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Endpoint:
         before = await transaction.endpoint(self.tenant, self.endpoint_id)
         if before is None:
-            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+            raise EndpointNotFound(no_such("webhook", self.endpoint_id))
         if before.previous_secret_at(self.at) is not None:
             raise RotationInProgress(
                 "the secret before this one is still in force, and two at a time are the most: "
@@ -301,7 +301,7 @@ class FinishRotation(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> Endpoint:
         before = await transaction.endpoint(self.tenant, self.endpoint_id)
         if before is None:
-            raise EndpointNotFound(f"there is no webhook {self.endpoint_id!r}")
+            raise EndpointNotFound(no_such("webhook", self.endpoint_id))
         is_in_force = before.previous_secret_at(self.at) is not None
         if before.previous_secret_until is None or (self.only_ended and is_in_force):
             return before

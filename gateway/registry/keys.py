@@ -7,7 +7,7 @@ import string
 import msgspec
 
 from gateway.clock import DAY, Timestamp
-from gateway.errors import KeyNotFound
+from gateway.errors import KeyNotFound, no_such
 from gateway.model import Actor, ApiKey, AuditAction, Resource, Tenant, Verb
 from gateway.registry import audit
 from gateway.store.protocol import Transaction
@@ -87,7 +87,7 @@ class RevokeKey(msgspec.Struct, frozen=True):
     async def apply(self, transaction: Transaction) -> ApiKey:
         key = await transaction.revoke_key(self.key_id, self.tenant, self.at)
         if key is None:
-            raise KeyNotFound(f"there is no API key {self.key_id!r}")
+            raise KeyNotFound(no_such("API key", self.key_id))
         await audit.note(
             transaction,
             AuditAction.KEY_REVOKED,

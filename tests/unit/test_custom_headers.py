@@ -13,6 +13,8 @@ OURS = """
 Host host User-Agent Expect Accept-Encoding Content-Length content-type Content-Encoding Connection Keep-Alive TE Trailer
 Transfer-Encoding Upgrade HTTP2-Settings Proxy-Authorization Proxy-Connection Forwarded Via X-Forwarded-For x-forwarded-host
 X-Real-IP webhook-id Webhook-Signature webhook-anything X-Commet-Signature x-commet-event-id X-COMMET-Anything
+X-HTTP-Method-Override X-Original-URL X-Rewrite-URL Metadata Metadata-Flavor X-aws-ec2-metadata-token
+X-aws-ec2-metadata-token-ttl-seconds X_Forwarded_For x-forwarded_for Content_Length X_Commet_Signature webhook_id User_Agent
 """
 
 
@@ -25,6 +27,7 @@ X-Real-IP webhook-id Webhook-Signature webhook-anything X-Commet-Signature x-com
         ("x_odd!#$%&'*+.^`|~-name", "\ttab".strip()),
         ("X-Spaced", "a\tb  c"),
         ("X-Commetary", "no such family"),
+        ("Metadata-Version", "1"),
         ("Webhook", "1"),
         ("N" * 128, "v" * 2_048),
     ],
@@ -37,7 +40,7 @@ def test_a_header_of_ones_own_is_fine(name: str, value: str):
 
 @pytest.mark.parametrize("name", OURS.split())
 def test_what_the_gateway_sets_is_reserved(name: str):
-    """And what belongs to one connection, or says on whose behalf somebody asks: in any case of letters."""
+    """And what belongs to one connection, or says on whose behalf somebody asks: in any case of letters, with `_` for `-`."""
     assert list(RULES.faults({name: "x"})) == [(f"headers.{name}", "is set by the gateway, or by nobody")]
     assert RULES.sent({name: "x", "X-Mine": "y"}) == {"X-Mine": "y"}
 

@@ -127,6 +127,16 @@ def test_deep_data_does_not_break_it():
         publisher(most=10**6).accept(event(data=b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
 
 
+@pytest.mark.parametrize("sign", [b"", b"-"])
+def test_a_number_of_too_many_digits_is_named(sign: bytes):
+    """Data is a JSON object with it, too; 4,300 digits are fine, with the sign counted as one."""
+    longest = sign.ljust(4_300, b"1")
+    publisher(most=5_000).accept(event(data=b'{"a":[%s]}' % longest))
+    with pytest.raises(InvalidEvent) as refused:
+        publisher(most=5_000).accept(event(data=b'{"a":[%s1]}' % longest))
+    assert refused.value.faults == [("data", "holds a number of more than 4,300 digits, the sign counted as one")]
+
+
 def test_a_catalogue_limits_the_types():
     """With a catalogue, a type that it does not have is refused by its name."""
     subject = publisher(catalogue=Catalogue({"invoice.paid": "Paid."}))

@@ -104,13 +104,17 @@ async def test_every_permission_opens_something(api: Api):
 
 
 async def test_what_is_for_operators_takes_no_key(api: Api):
-    """Not even one that may do everything, everywhere."""
+    """Not even one that may do everything, everywhere; each hears why, whatever else is wrong with the request."""
     for_operators = [operation for operation in operations(api.parts) if operation.for_operators]
     assert for_operators
     for operation in for_operators:
         for tenant in (ACME, None):
-            status, body = await outcome(api, Request(operation.method, operation.path, {}), await api.make_key(tenant))
-            assert (status, body["error"]["code"]) == (403, "forbidden"), operation.name
+            for headers in ({}, {"Content-Type": "text/plain"}):
+                key = await api.make_key(tenant)
+                response = await api.ask(operation.method, operation.path, {}, key=key, headers=headers)
+                error = (await response.json())["error"]
+                assert (response.status, error["code"]) == (403, "forbidden"), operation.name
+                assert error["message"] == "this is for operators at the gateway's machine, and no API key reaches it"
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=["another organization", "the other mode"])

@@ -1,6 +1,7 @@
 """How every request is judged: the order of the contract, and never a 500 for what a client sends."""
 
 import gzip
+import json
 import logging
 import zlib
 from pathlib import Path
@@ -77,6 +78,18 @@ async def test_what_can_be_no_id_is_not_found(api: Api, id_: str):
         response = await raw(api, head.encode())
         assert response.startswith(b"HTTP/1.1 404 "), response
         assert code in response or id_ in {".", "%2e%2e"}
+
+
+async def test_an_id_is_shown_only_where_it_is_text(api: Api):
+    """As it was sent, and in no notation of a programming language."""
+    for id_, message in (
+        ("wh_none", "there is no webhook 'wh_none'"),
+        ("a%5Cb", r"there is no webhook 'a\b'"),
+        ("%00", "there is no webhook with this id"),
+        ("%0d%0a", "there is no webhook with this id"),
+    ):
+        response = await raw(api, f"GET /webhooks/{id_} HTTP/1.0\r\nx-api-key: {api.key}\r\n\r\n".encode())
+        assert json.loads(response.partition(b"\r\n\r\n")[2])["error"]["message"] == message
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "PUT", "DELETE", "TRACE", "PROPFIND"])
