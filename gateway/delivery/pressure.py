@@ -73,7 +73,10 @@ class Pressure:
         while True:
             began_at = self._clock.monotonic()
             lags, held_up = [], 0
-            for _ in range(_LOOKS):
+            is_idle = not self._started
+            if is_idle:  # then nothing waits for the node, and it is to cost nothing
+                await asyncio.sleep(_LOOKS * _LOOK_SECONDS)
+            for _ in range(0 if is_idle else _LOOKS):
                 due_at = self._clock.monotonic() + _LOOK_SECONDS
                 await asyncio.sleep(_LOOK_SECONDS)
                 lags.append(self._clock.monotonic() - due_at)

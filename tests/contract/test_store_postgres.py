@@ -702,6 +702,7 @@ SEE_EVERYTHING = {
     "organizations",  # an operator's list
     "cluster_view",  # 64 leases, and nodes
     "renew_node",
+    "recorded_deliveries",  # replays are of later days: along the index of events in each
 }
 COLUMN = {
     "text[]": ["x"] * 20,

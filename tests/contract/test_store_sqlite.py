@@ -148,8 +148,9 @@ async def test_a_closed_store_says_so(path: Path):
 # Indexes
 
 
-SCANS = {"all_keys", "organizations", "lane_work"}
-"""Statements that are to see everything: all keys at the start, an operator's list, and each index's endpoints once."""
+SCANS = {"all_keys", "organizations", "lane_work", "sealed_with", "schedule_probes"}
+"""Statements that are to see everything: all keys, and all endpoints' secrets and standing, at the start, an operator's list, and
+each index's endpoints once."""
 
 
 def plans() -> dict[str, str]:
@@ -186,7 +187,7 @@ async def test_every_statement_uses_an_index(path: Path, name: str, rows: int):
     assert walks == bounded.get(name, []), steps
 
 
-@pytest.mark.parametrize("name", ["organizations", "all_keys", "lane_work"])
+@pytest.mark.parametrize("name", sorted(SCANS))
 async def test_statements_that_see_everything(path: Path, name: str):
     """The few that are to see everything never touch events or attempts, and deliveries along an index only."""
     sql, parameters = statement_of(queries.load("sqlite")[name])
