@@ -68,8 +68,8 @@ from gateway.version import VERSION
 log = structlog.get_logger()
 
 _IN_CLEAR = (
-    "the store holds signing secrets in clear: put what `gateway secrets new-key` prints into secrets.encryption_key, and run "
-    "`gateway secrets reencrypt`"
+    "the store holds signing secrets in clear: put what `gateway secrets new-key` prints into secrets.encryption_key, restart "
+    "the gateway, and run `gateway secrets reencrypt`"
 )
 _COMMIT_SECONDS = 5.0  # that the last commits may take once nothing else is under way
 _LONGEST_COMMITS_SECONDS = 60.0  # that those before and after an attempt take at most

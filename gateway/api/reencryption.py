@@ -15,6 +15,11 @@ from gateway.model import AuditAction
 from gateway.registry.audit import Note
 from gateway.settings import IN_CLEAR
 
+_NO_KEY = (
+    "is empty: there is no key to encrypt with; `gateway secrets new-key` prints one. A gateway that is running has to be "
+    "restarted with it first"
+)
+
 
 class ReencryptionView(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A reencryption as the API shows it."""
@@ -53,9 +58,7 @@ class Reencryption:
     async def run(self, call: Call) -> Answer:
         call.check()
         if not self._parts.settings.secrets.encryption_key:
-            raise invalid(
-                [("secrets.encryption_key", "is empty: there is no key to encrypt with; `gateway secrets new-key` prints one")]
-            )
+            raise invalid([("secrets.encryption_key", _NO_KEY)])
         began = self._parts.clock.monotonic()
         try:
             done = await self._parts.reencrypt()

@@ -118,7 +118,8 @@ def secrets_findings(secrets: Secrets) -> Iterator[Finding]:
     if not secrets.encryption_key:
         yield Finding(
             Weight.NOTE,
-            "secrets.encryption_key is empty: the store holds signing secrets in clear; `gateway secrets new-key` prints a key",
+            "secrets.encryption_key is empty: signing secrets are stored in clear from now on; "
+            "`gateway secrets new-key` prints a key",
         )
     elif secrets.encryption_key[0] == IN_CLEAR:
         yield Finding(Weight.NOTE, f"secrets.encryption_key begins with `{IN_CLEAR}`: signing secrets are stored in clear")
@@ -346,7 +347,7 @@ async def _embedded_findings(settings: Settings) -> list[Finding]:
     running = await _gateway_findings(settings.socket_path)
     if running:
         is_ready = running[0].weight is Weight.OK
-        return [*running, *(_served_findings(path) if is_ready else ())]
+        return [*running, *(await _served_findings(path, settings.secrets) if is_ready else ())]
     if not inspection.exists(path):
         faults = _parent_findings(path)
         return faults or [Finding(Weight.OK, f"there is no store at {path} yet; `gateway serve` makes it")]
@@ -371,11 +372,11 @@ async def _file_findings(path: Path, secrets: Secrets) -> list[Finding]:
     ]
 
 
-def _served_findings(path: Path) -> list[Finding]:
+async def _served_findings(path: Path, secrets: Secrets) -> list[Finding]:
     from gateway.store.sqlite import inspection  # noqa: PLC0415 - so that --help is quick
 
     if inspection.exists(path):
-        return _mode_findings(path)
+        return [*sealing_findings(secrets, await inspection.sealed_beside(path)), *_mode_findings(path)]
     return [
         Finding(
             Weight.FAULT,

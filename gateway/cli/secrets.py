@@ -52,6 +52,6 @@ def reencrypt(*, settings: Settings, as_json: bool) -> None:
         print_json(done)
         return
     how = "are stored in clear" if done["keyName"] is None else f"are encrypted with the key {done['keyName']}"
-    click.echo(
-        f"The secrets and headers of all {done['webhooks']} endpoints {how}: {done['reencrypted']} were stored otherwise before."
-    )
+    whose = "the one endpoint" if done["webhooks"] == 1 else f"all {done['webhooks']} endpoints"
+    were = "was" if done["reencrypted"] == 1 else "were"
+    click.echo(f"The secrets and headers of {whose} {how}: {done['reencrypted']} {were} stored otherwise before.")

@@ -63,6 +63,11 @@ async def test_a_key_is_introduced_and_changed(installation: Installation, recei
     )
     assert stored_with(installation) == {under(OLD)}
     await all_arrive()
+    beside = await installation.command("check")
+    assert (beside.code, f"are stored encrypted with the key {name_of(OLD)}" in beside.stdout) == (0, True)
+    installation.settings[KEYS] = NEW
+    beside = await installation.command("check")
+    assert (beside.code, f"encrypted with the key {name_of(OLD)}, and secrets.encryption_key has" in beside.stdout) == (1, True)
 
     await restart(installation, NEW, OLD)
     await all_arrive()
@@ -116,7 +121,7 @@ async def test_secrets_are_encrypted_anew_without_a_gateway(installation: Instal
     assert f"stored encrypted with the key {name_of(OLD)}" in (await installation.command("check")).stdout
     installation.settings[KEYS] = f"clear,{OLD}"
     done = await installation.command("secrets", "reencrypt")
-    assert done.stdout.startswith("The secrets and headers of all 1 endpoints are stored in clear: 1 were ")
+    assert done.stdout.startswith("The secrets and headers of the one endpoint are stored in clear: 1 was ")
     assert installation.rows("SELECT secret FROM endpoints") == [(made["secretKey"],)]
 
 

@@ -56,7 +56,7 @@ def test_migrate_makes_the_store_and_check_finds_it_sound(store):
 
 def test_secrets_in_clear_are_told_of(store):
     """Whether there is no key, or `clear` stands in its place."""
-    assert "secrets.encryption_key is empty: the store holds signing secrets in clear" in run("check", store).stdout
+    assert "secrets.encryption_key is empty: signing secrets are stored in clear from now on" in run("check", store).stdout
     result = run("check", store, "--set", f"secrets.encryption_key=clear,{KEY}")
     assert "secrets.encryption_key begins with `clear`" in result.stdout
     assert KEY not in result.output

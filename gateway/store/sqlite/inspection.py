@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.errors import StoreUnavailable
 from gateway.store import migrate, queries
-from gateway.store.sqlite.connection import FileLock, open_reader
+from gateway.store.sqlite.connection import FileLock, Reader, open_reader
 
 _DIALECT = "sqlite"
 
@@ -30,6 +30,25 @@ def exists(path: Path) -> bool:
         raise StoreUnavailable(f"the store {path} cannot be looked for: {error.strerror}") from error
 
 
+async def sealed_beside(path: Path) -> Mapping[str | None, int]:
+    """See `Log.sealed_with`: of the store in the file *path*, which a running gateway has open. Empty when migrations are to be
+    applied. Raises SchemaMismatch, StoreUnavailable."""
+    reader = await open_reader(path)
+    try:
+        return {} if migrate.pending(migrate.available(_DIALECT), await _applied(reader)) else await _sealed_with(reader)
+    finally:
+        await reader.close()
+
+
+async def _applied(reader: Reader) -> dict[int, str]:
+    has_table = await reader.rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'", {})
+    return dict(await reader.rows("SELECT number, checksum FROM migrations", {})) if has_table else {}
+
+
+async def _sealed_with(reader: Reader) -> dict[str | None, int]:
+    return dict(await reader.rows(queries.load(_DIALECT)["sealed_with"], {}))
+
+
 async def look_at(path: Path) -> Inspection:
     """The state of the store in the file *path*, which exists. Holds the file's lock meanwhile.
 
@@ -42,10 +61,9 @@ async def look_at(path: Path) -> Inspection:
             raise StoreUnavailable(f"the store {path} cannot be opened: {error.strerror}") from error
         reader = await open_reader(path)
         try:
-            has_table = await reader.rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations'", {})
-            applied = dict(await reader.rows("SELECT number, checksum FROM migrations", {})) if has_table else {}
+            applied = await _applied(reader)
             pending = migrate.pending(migrate.available(_DIALECT), applied)
-            sealed_with = {} if pending else dict(await reader.rows(queries.load(_DIALECT)["sealed_with"], {}))
+            sealed_with = {} if pending else await _sealed_with(reader)
             try:
                 (verdict,) = (await reader.rows("PRAGMA quick_check(1)", {}))[0]
             except StoreUnavailable:
